@@ -1,0 +1,1 @@
+"""Compiled kernels, installed as ``relay._speedups``; chosen by ``relay._kernels``."""

@@ -1,0 +1,1 @@
+"""The ASGI room: status codes, headers, limits, pages, connections."""

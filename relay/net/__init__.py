@@ -1,0 +1,1 @@
+"""Trio meets UDP: drives a DhtNode on a socket."""
