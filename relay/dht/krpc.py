@@ -1,0 +1,230 @@
+"""KRPC messages: the envelope of every datagram on the Mainline DHT.
+
+A datagram is one bencoded dictionary: a query (`y` = q), a response (r) or an
+error (e), tied together by the transaction id `t`. This module turns bytes into
+one of three value types and back, and knows the compact forms of addresses (6
+bytes) and nodes (26 bytes). What a message *means* is decided by its readers.
+
+Reading is as tolerant as BEP 5 allows: keys in any order, bytes behind the
+dictionary, unknown keys, any version tag. Writing is canonical, with the keys the
+reference node writes (`ro` always, `ip` on answers) and a version tag of our own.
+
+Sources: BEP 5 (KRPC), BEP 42 (`ip`), BEP 43 (`ro`); design/protocol.md, section 7.1.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from relay import _kernels
+from relay.dht.node_id import Address, NodeInfo
+
+Value: TypeAlias = int | bytes | list["Value"] | dict[bytes, "Value"]
+"""What bencode can say."""
+
+VERSION: Final = b"PK\x00\x01"
+"""Our `v`. Not the reference's `RS`: some nodes treat versions differently, so never pretend."""
+PAYLOAD_BYTES_MIN: Final = 15
+"""Shorter datagrams cannot hold a message and are dropped unread, as in the reference."""
+TRANSACTION_ID_BYTES_MAX: Final = 32
+"""Longer transaction ids are refused: echoing them would only serve an amplifier."""
+VERSION_BYTES_MAX: Final = 1000
+"""A version tag beyond this is forgotten, not refused."""
+NODE_BYTES: Final = 26
+ADDRESS_BYTES: Final = 6
+ID_BYTES: Final = 20
+
+_QUERY: Final = b"q"
+_RESPONSE: Final = b"r"
+_ERROR: Final = b"e"
+
+
+class KrpcDecodeError(ValueError):
+    """A datagram that is no KRPC message; its sender gets no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question; `arguments` are unchecked beyond being a dictionary (empty if they were not)."""
+
+    transaction_id: bytes
+    method: bytes
+    arguments: Mapping[bytes, Value]
+    read_only: bool = False
+    version: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; `requester` is the `ip` key: the asker's address as the answerer sees it."""
+
+    transaction_id: bytes
+    values: Mapping[bytes, Value]
+    requester: Address | None = None
+    read_only: bool = False
+    version: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """A refusal: a BEP 5 or BEP 44 code (201 to 302) and a text for people."""
+
+    transaction_id: bytes
+    code: int
+    message: bytes
+    requester: Address | None = None
+    read_only: bool = False
+    version: bytes | None = None
+
+
+Message: TypeAlias = Query | Response | ErrorReply
+
+
+def decode(payload: bytes) -> Message:
+    """Read one datagram.
+
+    Args:
+        payload: the datagram; bytes after the dictionary are ignored.
+
+    Returns:
+        The message. Optional keys of the wrong type count as absent.
+
+    Raises:
+        KrpcDecodeError: too short, not a dictionary, or a key without which there
+            is nothing to answer (`t`, `y`, `q`, `r`, `e`) is missing or malformed.
+    """
+    if len(payload) < PAYLOAD_BYTES_MIN or payload[0] != 0x64:  # "d"
+        raise KrpcDecodeError("no bencoded dictionary")
+    try:
+        envelope, _ = _kernels.decode_prefix(payload)
+    except _kernels.BencodeError as error:
+        raise KrpcDecodeError(str(error)) from error
+    if not isinstance(envelope, dict):  # pragma: no cover - first byte was "d"
+        raise KrpcDecodeError("no bencoded dictionary")
+    transaction_id = envelope.get(b"t")
+    if not isinstance(transaction_id, bytes) or len(transaction_id) > TRANSACTION_ID_BYTES_MAX:
+        raise KrpcDecodeError("no usable transaction id")
+    kind = envelope.get(b"y")
+    if kind == _RESPONSE:
+        values = envelope.get(b"r")
+        if not isinstance(values, dict):
+            raise KrpcDecodeError("response without values")
+        return Response(
+            transaction_id,
+            values,
+            _read_requester(envelope),
+            _read_only(envelope),
+            _read_version(envelope),
+        )
+    if kind == _QUERY:
+        method = envelope.get(b"q")
+        if not isinstance(method, bytes):
+            raise KrpcDecodeError("query without method")
+        arguments = envelope.get(b"a")
+        return Query(
+            transaction_id,
+            method,
+            arguments if isinstance(arguments, dict) else {},
+            _read_only(envelope),
+            _read_version(envelope),
+        )
+    if kind == _ERROR:
+        return _read_error(transaction_id, envelope)
+    raise KrpcDecodeError("neither query, response nor error")
+
+
+def _read_error(transaction_id: bytes, envelope: dict[bytes, Value]) -> ErrorReply:
+    """Read `e` = [code, text]; libtorrent adds an `r`, which `y` overrules."""
+    details = envelope.get(b"e")
+    if not isinstance(details, list) or not details or not isinstance(details[0], int):
+        raise KrpcDecodeError("error without code")
+    text = details[1] if len(details) > 1 else b""
+    return ErrorReply(
+        transaction_id,
+        details[0],
+        text if isinstance(text, bytes) else b"",
+        _read_requester(envelope),
+        _read_only(envelope),
+        _read_version(envelope),
+    )
+
+
+def _read_requester(envelope: dict[bytes, Value]) -> Address | None:
+    packed = envelope.get(b"ip")
+    if isinstance(packed, bytes) and len(packed) == ADDRESS_BYTES:
+        return unpack_address(packed)
+    return None
+
+
+def _read_only(envelope: dict[bytes, Value]) -> bool:
+    flag = envelope.get(b"ro")
+    return isinstance(flag, int) and flag > 0
+
+
+def _read_version(envelope: dict[bytes, Value]) -> bytes | None:
+    version = envelope.get(b"v")
+    if isinstance(version, bytes) and len(version) <= VERSION_BYTES_MAX:
+        return version
+    return None
+
+
+def encode(message: Message) -> bytes:
+    r"""Write one datagram, keys sorted, with `VERSION` unless the message names another tag.
+
+    >>> encode(Query(b"aaaa", b"ping", {b"id": bytes(20)}, read_only=True))[-38:]
+    b'e1:q4:ping2:roi1e1:t4:aaaa1:v4:PK\x00\x011:y1:qe'
+    """
+    envelope: dict[bytes, Value] = {
+        b"ro": int(message.read_only),
+        b"t": message.transaction_id,
+        b"v": VERSION if message.version is None else message.version,
+    }
+    if isinstance(message, Query):
+        envelope[b"y"] = _QUERY
+        envelope[b"q"] = message.method
+        envelope[b"a"] = dict(message.arguments)
+        return _kernels.encode(envelope)
+    if isinstance(message, Response):
+        envelope[b"y"] = _RESPONSE
+        envelope[b"r"] = dict(message.values)
+    else:
+        envelope[b"y"] = _ERROR
+        envelope[b"e"] = [message.code, message.message]
+    if message.requester is not None:
+        envelope[b"ip"] = pack_address(message.requester)
+    return _kernels.encode(envelope)
+
+
+def pack_address(address: Address) -> bytes:
+    """Return the 6-byte compact form of an IPv4 address and port (BEP 5).
+
+    >>> pack_address(("127.0.0.1", 6881)).hex()
+    '7f0000011ae1'
+    """
+    host, port = address
+    return bytes(map(int, host.split("."))) + port.to_bytes(2, "big")
+
+
+def unpack_address(packed: bytes) -> Address:
+    """Read the first 6 bytes of `packed`; the inverse of `pack_address`."""
+    return (
+        f"{packed[0]}.{packed[1]}.{packed[2]}.{packed[3]}",
+        packed[4] << 8 | packed[5],
+    )
+
+
+def pack_nodes(nodes: Iterable[NodeInfo]) -> bytes:
+    """Return compact node info: 20 bytes of id and 6 of address each (BEP 5)."""
+    return b"".join(node.id + pack_address(node.address) for node in nodes)
+
+
+def unpack_nodes(data: bytes) -> list[NodeInfo]:
+    """Read compact node info; an incomplete last entry is ignored.
+
+    >>> unpack_nodes(bytes(20) + bytes([10, 0, 0, 1, 0, 80]))[0].address
+    ('10.0.0.1', 80)
+    """
+    return [
+        NodeInfo(data[at : at + ID_BYTES], unpack_address(data[at + ID_BYTES : at + NODE_BYTES]))
+        for at in range(0, len(data) - NODE_BYTES + 1, NODE_BYTES)
+    ]
