@@ -1,0 +1,279 @@
+"""The product, on one screen: resolve and publish, between a cache and the DHT.
+
+Knows Pkarr values only. The cache and the DHT are handed in, each described by a
+`Protocol`, so that neither HTTP nor SQL nor KRPC is visible here.
+
+Source: design/protocol.md, sections 3, 4.2 and 4.3; design/architecture.md, section 1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import trio
+
+from relay.errors import (
+    InvalidItemError,
+    LookupFailedError,
+    NotMostRecentError,
+    RelayError,
+    TimestampRangeError,
+)
+from relay.pkarr.keys import PublicKey
+from relay.pkarr.packet import SeenPacket, SignedPacket
+from relay.pkarr.policy import ResolvePolicy
+
+SEQ_MAX: Final = 2**63 - 1
+"""BEP 44 sequence numbers have a sign, Pkarr timestamps have none (protocol.md, trap 3)."""
+
+Spend = Callable[[], None]
+"""Takes one unit of the client's DHT quota; raises `DhtQuotaError` when there is none left."""
+
+
+class Cache(Protocol):
+    """What the service needs of a packet cache."""
+
+    async def get(self, key: PublicKey) -> SeenPacket | None:
+        """Return the cached packet, expired or not, and mark it as used."""
+
+    async def put_if_newer(self, seen: SeenPacket) -> SeenPacket:
+        """Apply the cache update rule; return the winner once it is durable."""
+
+    def put_soon(self, seen: SeenPacket) -> None:
+        """Apply the cache update rule now, write to disk later."""
+
+    def floor_us(self, key: PublicKey) -> int | None:
+        """Return the timestamp below which packets of an evicted key are refused."""
+
+
+class Dht(Protocol):
+    """What the service needs of the DHT."""
+
+    on_packet: Callable[[SignedPacket], None] | None
+
+    async def resolve(
+        self,
+        key: PublicKey,
+        *,
+        newer_than_us: int | None = None,
+        accept: Callable[[SignedPacket], bool] | None = None,
+    ) -> SignedPacket | None:
+        """Look a key up; see `relay.net.packets.PkarrDht.resolve`."""
+
+    async def publish(self, packet: SignedPacket) -> int:
+        """Store a packet; see `relay.net.packets.PkarrDht.publish`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An answer: the packet, and whether it is served past its time because the DHT is silent."""
+
+    seen: SeenPacket
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What works and what does not: part name to trouble in one sentence, None where all is well.
+
+    `serving` is False once the relay no longer takes requests.
+    """
+
+    serving: bool
+    parts: Mapping[str, str | None]
+
+    @property
+    def status(self) -> str:
+        """``ok``, ``degraded`` (requests are served, something is missing) or ``unavailable``."""
+        if not self.serving:
+            return "unavailable"
+        return "degraded" if any(self.parts.values()) else "ok"
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A publish under way. `stored` is its result; None with `done` set means it failed."""
+
+    packet: SignedPacket
+    done: trio.Event = field(default_factory=trio.Event)
+    stored: int | None = None
+    error: RelayError | None = None
+
+
+class RelayService:
+    """Resolves and publishes signed packets; the only place where their policy is written.
+
+    Args:
+        cache: where packets are kept; its update rule never downgrades.
+        dht: where packets come from and go to. Every valid packet that any look-up
+            sees, also after the answer was given, updates the cache.
+        ttl_min_s: lower bound of a packet's time to live, seconds.
+        ttl_max_s: upper bound, seconds.
+        serve_stale_s: how long an expired packet may stand in for a silent DHT, seconds.
+        wall_clock_us: microseconds since 1970.
+        facts: sections of `stats` that others know: ``cache``, ``dht`` and so on.
+        troubles: what is wrong with each part just now, for `health`.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        dht: Dht,
+        *,
+        ttl_min_s: int,
+        ttl_max_s: int,
+        serve_stale_s: int,
+        wall_clock_us: Callable[[], int],
+        facts: Callable[[], Mapping[str, object]] = dict,
+        troubles: Callable[[], Mapping[str, str | None]] = dict,
+    ) -> None:
+        self._cache = cache
+        self._dht = dht
+        self.ttl_min_s = ttl_min_s
+        self.ttl_max_s = ttl_max_s
+        self.serve_stale_s = serve_stale_s
+        self._wall_clock_us = wall_clock_us
+        self._facts = facts
+        self._troubles = troubles
+        self.serving = True
+        self._flights: dict[PublicKey, _Flight] = {}
+        self.counters: Counter[str] = Counter()
+        dht.on_packet = self._remember
+
+    async def resolve(
+        self, key: PublicKey, policy: ResolvePolicy, *, spend: Spend
+    ) -> Resolved | None:
+        """Return the packet that `policy` asks for, or None if nobody has one.
+
+        Args:
+            key: whose packet.
+            policy: protocol.md, section 4.2.
+            spend: called right before the DHT is asked.
+
+        Raises:
+            DhtQuotaError: from `spend`.
+            InvalidItemError: the owner's newest DHT item is not a packet.
+            LookupFailedError: the DHT did not answer and nothing may be served stale.
+        """
+        if policy is ResolvePolicy.NETWORK_ONLY:
+            spend()
+            self.counters["network_only"] += 1
+            found = await self._dht.resolve(key)
+            return None if found is None else Resolved(self._seen_now(found))
+        cached = await self._cache.get(key)
+        if policy is ResolvePolicy.CACHE_ONLY:
+            self._count_lookup(hit=cached is not None)
+            return None if cached is None else Resolved(cached)
+        fresh = cached is not None and not self._is_expired(cached)
+        self._count_lookup(hit=fresh)
+        if cached is not None and fresh:
+            return Resolved(cached)
+        spend()
+        return await self._ask_dht(key, cached)
+
+    async def publish(self, packet: SignedPacket, *, spend: Spend) -> int:
+        """Store `packet` on the DHT, then durably in the cache.
+
+        Two publishes of one key never overlap in the DHT: the identical packet joins
+        the one under way, any other waits for its turn and is then judged anew.
+
+        Returns:
+            How many remote DHT nodes acknowledged it, at least 1.
+
+        Raises:
+            TimestampRangeError: its timestamp is no BEP 44 sequence number.
+            NotMostRecentError: the cache or most of the DHT has a more recent one.
+            DhtQuotaError: from `spend`.
+            PublishFailedError: no DHT node stored it; then the cache does not either.
+        """
+        if packet.timestamp_us > SEQ_MAX:
+            raise TimestampRangeError
+        await self._refuse_older(packet)
+        spend()
+        key = packet.public_key
+        while (other := self._flights.get(key)) is not None:
+            await other.done.wait()
+            if other.packet == packet and other.error is not None:
+                raise other.error
+            if other.packet == packet and other.stored is not None:
+                return other.stored
+            await self._refuse_older(packet)
+        flight = self._flights[key] = _Flight(packet)
+        try:
+            flight.stored = await self._publish_alone(packet)
+        except RelayError as error:
+            flight.error = error
+            raise
+        finally:  # also when the client hung up: whoever waits goes on by itself
+            del self._flights[key]
+            flight.done.set()
+        return flight.stored
+
+    def health(self) -> Health:
+        """Return what works just now; costs nothing, asks nobody."""
+        return Health(self.serving, {"http": None} | dict(self._troubles()))
+
+    def stats(self) -> dict[str, object]:
+        """Return every figure of the relay, ready for JSON; see `relay.http` for the page."""
+        return {**self._facts(), "resolve": dict(self.counters)}
+
+    async def _publish_alone(self, packet: SignedPacket) -> int:
+        stored = await self._dht.publish(packet)
+        await self._cache.put_if_newer(self._seen_now(packet))
+        self.counters["published"] += 1
+        return stored
+
+    async def _refuse_older(self, packet: SignedPacket) -> None:
+        cached = await self._cache.get(packet.public_key)
+        if cached is not None and cached.packet.more_recent_than(packet):
+            raise NotMostRecentError
+        floor_us = self._cache.floor_us(packet.public_key)
+        if floor_us is not None and packet.timestamp_us < floor_us:
+            raise NotMostRecentError
+
+    async def _ask_dht(self, key: PublicKey, cached: SeenPacket | None) -> Resolved | None:
+        """One look-up for CacheFirst: the first packet not older than what we know answers."""
+        floor_us = self._cache.floor_us(key) or 0
+
+        def acceptable(packet: SignedPacket) -> bool:
+            if cached is not None and cached.packet.more_recent_than(packet):
+                return False
+            return packet.timestamp_us >= floor_us
+
+        # One below ours, so that nodes holding just our packet still send it and renew it.
+        known_us = cached.packet.timestamp_us if cached is not None else 0
+        try:
+            found = await self._dht.resolve(
+                key, newer_than_us=known_us - 1 if known_us > 0 else None, accept=acceptable
+            )
+        except LookupFailedError:
+            if cached is None or not self._may_serve_stale(cached):
+                raise
+            self.counters["served_stale"] += 1
+            return Resolved(cached, stale=True)
+        except InvalidItemError as error:
+            if cached is not None and cached.packet.timestamp_us >= error.seq:
+                return None
+            raise
+        return None if found is None else Resolved(self._seen_now(found))
+
+    def _remember(self, packet: SignedPacket) -> None:
+        floor_us = self._cache.floor_us(packet.public_key)
+        if floor_us is None or packet.timestamp_us >= floor_us:
+            self._cache.put_soon(self._seen_now(packet))
+
+    def _seen_now(self, packet: SignedPacket) -> SeenPacket:
+        return SeenPacket(packet, self._wall_clock_us())
+
+    def _is_expired(self, seen: SeenPacket) -> bool:
+        return seen.is_expired(self.ttl_min_s, self.ttl_max_s, self._wall_clock_us())
+
+    def _may_serve_stale(self, seen: SeenPacket) -> bool:
+        ttl_s = seen.packet.ttl(self.ttl_min_s, self.ttl_max_s)
+        return seen.elapsed_s(self._wall_clock_us()) < ttl_s + self.serve_stale_s
+
+    def _count_lookup(self, *, hit: bool) -> None:
+        self.counters["hits" if hit else "misses"] += 1
