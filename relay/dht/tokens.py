@@ -1,0 +1,75 @@
+"""Write tokens: proof that a node can receive at the address it claims.
+
+A node that wants to store something first asks (`get`, `get_peers`), is handed a token, and
+must show it when it writes (`put`, `announce_peer`); a spoofed sender never sees the token.
+
+    token = BLAKE2s(key=secret, interval_index || ip)[:8]
+
+Deriving tokens from the interval they were issued in, instead of storing them, leaves nothing
+to expire and nothing to look up. The port takes no part: NATs change it.
+
+Source: BEP 5, "announce_peer"; BEP 44 uses the same token for `put`; design/protocol.md,
+section 7.2 (the reference's CRC can be computed from any one token; a keyed hash cannot).
+Sans-IO: callers pass `now`.
+"""
+
+from hashlib import blake2s
+from hmac import compare_digest
+from typing import Final
+
+from relay.dht.node_id import Address, ip_octets
+
+ROTATE_INTERVAL_S: Final = 300.0
+"""BEP 5: tokens change every five minutes and stay good for up to ten."""
+
+TOKEN_BYTES: Final = 8
+"""Long enough not to be guessed: a guess costs a datagram and lives ten minutes."""
+
+SECRET_BYTES_MIN: Final = 16
+
+
+class TokenIssuer:
+    """Issues tokens and recognises them again.
+
+    Args:
+        secret: 16 to 32 random bytes, known to nobody else.
+
+    Raises:
+        ValueError: `secret` is too short or too long.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        if not SECRET_BYTES_MIN <= len(secret) <= blake2s.MAX_KEY_SIZE:
+            raise ValueError("the secret of a token issuer has 16 to 32 bytes")
+        self._secret = secret
+
+    def issue(self, address: Address, now: float) -> bytes:
+        """Return the 8-byte token of `address` for the interval that `now` falls in.
+
+        Args:
+            address: of the asking node; only the IP address counts.
+            now: monotonic seconds.
+        """
+        return self._derive(address, int(now // ROTATE_INTERVAL_S))
+
+    def valid(self, token: bytes, address: Address, now: float) -> bool:
+        """Whether `token` was issued to `address` in this interval or the one before.
+
+        Args:
+            token: whatever the other node sent, of any length.
+            address: where that came from; only the IP address counts.
+            now: monotonic seconds.
+        """
+        interval = int(now // ROTATE_INTERVAL_S)
+        return any(
+            compare_digest(token, self._derive(address, candidate))
+            for candidate in (interval, interval - 1)
+        )
+
+    def _derive(self, address: Address, interval: int) -> bytes:
+        return blake2s(
+            interval.to_bytes(8, "big", signed=True) + ip_octets(address[0]),
+            digest_size=TOKEN_BYTES,
+            key=self._secret,
+            person=b"token",
+        ).digest()
