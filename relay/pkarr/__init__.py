@@ -1,1 +1,1 @@
-"""Values of the Pkarr format: keys, signed packets, time, DNS. No I/O."""
+"""Pkarr values, sans-IO: public keys, signed packets, and the DNS messages inside them."""
