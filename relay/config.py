@@ -8,22 +8,47 @@ line, the key and what is allowed.
 
     built-in defaults  <  file  <  environment (``PKARR_RELAY__SECTION__KEY``)
 
-Leaf module: of ours it imports only the error tree and the reader of sources.
+Leaf module: of ours it imports only the error tree and the reader of tables.
 Source: design/protocol.md, sections 5 and 11.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
+from relay import _config_kinds as kinds
+from relay._config_table import (
+    ENVIRONMENT_PREFIX,
+    ConfigDocument,
+    ConfigTable,
+    key_text,
+    read_document,
+)
 from relay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 HTTP_PORT_DEFAULT: Final = 6881
 TESTNET_HTTP_PORT: Final = 15411
 """Where clients of the reference's own test network look for it."""
+
+_OLD_DIALECT: Final = ("per_second", "burst_size")
+_NEW_DIALECT: Final = (
+    "quota",
+    "burst",
+    "user_dht_quota",
+    "user_dht_burst",
+    "dht_quota",
+    "dht_burst",
+)
+_DIALECTS: Final = (
+    "either per_second and burst_size (for HTTP only), or quota, user_dht_quota, dht_quota"
+    " and, if wanted, burst, user_dht_burst, dht_burst"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,3 +169,163 @@ def testnet_config() -> Config:
             request_timeout_s=0.5,
         ),
     )
+
+
+def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Return the configuration of the file at `path`, overridden from the environment.
+
+    Args:
+        path: a TOML file in either dialect of the rate limiter. None: no file, and then
+            the reference's built-in limits hold (two requests a second, burst 2); a file
+            without ``[rate_limiter]`` has none.
+        environ: usually ``os.environ``; ``PKARR_RELAY__HTTP__PORT=8080`` sets ``http.port``.
+
+    Raises:
+        ConfigError: names file, line, key and what is allowed.
+    """
+    document = read_document(
+        path,
+        environ,
+        known_tables=frozenset({"http", "mainline", "cache", "rate_limiter"}),
+        built_in={"rate_limiter": _built_in_limits(environ)},
+    )
+    source = None if path is None else path.absolute()
+    folder = Path.cwd() if source is None else source.parent
+    config = Config(
+        http=_http(document.table("http")),
+        mainline=_mainline(document.table("mainline")),
+        cache=_cache(document.table("cache"), folder),
+        rate_limiter=_rate_limiter(document.table("rate_limiter"))
+        if document.has("rate_limiter")
+        else None,
+        source=source,
+    )
+    _warn_of_forgeable_addresses(config, document)
+    document.warn_of_unknown()
+    return replace(config, warnings=tuple(document.warnings))
+
+
+def _http(table: ConfigTable) -> HttpConfig:
+    default = HttpConfig()
+    return HttpConfig(
+        bind=table.get("bind", kinds.BIND, default.bind),
+        port=table.get("port", kinds.PORT, default.port),
+        max_connections=table.get("max_connections", kinds.POSITIVE_U32, default.max_connections),
+        max_connection_age_s=table.get(
+            "max_connection_age_seconds", kinds.SECONDS, default.max_connection_age_s
+        ),
+        trusted_proxies=table.get("trusted_proxies", kinds.NETWORKS, default.trusted_proxies),
+        max_connections_per_address=table.get(
+            "max_connections_per_address", kinds.U32, default.max_connections_per_address
+        ),
+    )
+
+
+def _mainline(table: ConfigTable) -> MainlineConfig:
+    default = MainlineConfig()
+    bind_address = table.get("bind_address", kinds.IPV4, None)
+    return MainlineConfig(
+        port=table.get("port", kinds.PORT, default.port),
+        bind_address=None if bind_address is None else str(bind_address),
+        bootstrap=table.get("bootstrap", kinds.BOOTSTRAP, default.bootstrap),
+        server_mode=table.get("server_mode", kinds.SERVER_MODE, default.server_mode),
+        public_ip=table.get("public_ip", kinds.IPV4, default.public_ip),
+        request_timeout_s=table.get(
+            "request_timeout_seconds", kinds.SECONDS, default.request_timeout_s
+        ),
+    )
+
+
+def _cache(table: ConfigTable, folder: Path) -> CacheConfig:
+    """Read ``[cache]``; a relative path starts at `folder`, where the file is."""
+    default = CacheConfig()
+    path = table.get("path", kinds.PATH, None)
+    size = table.get("size", kinds.SIZE, default.capacity_packets)
+    ttl_min_s = table.get("minimum_ttl", kinds.U32, default.ttl_min_s)
+    ttl_max_s = table.get("maximum_ttl", kinds.U32, default.ttl_max_s)
+    serve_stale_s = table.get("serve_stale_seconds", kinds.U32, default.serve_stale_s)
+    try:
+        return CacheConfig(
+            path=None if path is None else folder / path,
+            capacity_packets=size,
+            ttl_min_s=ttl_min_s,
+            ttl_max_s=ttl_max_s,
+            serve_stale_s=serve_stale_s,
+        )
+    except ConfigError as error:
+        key = "minimum_ttl" if table.has("minimum_ttl") else "maximum_ttl"
+        raise table.error(key, str(error)) from None
+
+
+def _rate_limiter(table: ConfigTable) -> RateLimiterConfig:
+    """Read ``[rate_limiter]`` in the dialect its keys are from.
+
+    The old one limits HTTP only: one budget for HTTP clients and DHT nodes, as in
+    relay 0.11, would let either starve the other, and the node has budgets of its own.
+    """
+    old = [key for key in _OLD_DIALECT if table.has(key)]
+    new = [key for key in _NEW_DIALECT if table.has(key)]
+    ipv6_prefix = table.get("ipv6_prefix", kinds.IPV6_PREFIX, 64)
+    exempt = table.get("exempt", kinds.NETWORKS, ())
+    behind_proxy = table.get("behind_proxy", kinds.BOOLEAN, None)
+    for key in table.unknown():
+        # Here, unlike elsewhere, the reference refuses: a limit misspelt is no limit.
+        message = f"unknown key rate_limiter.{key_text(key)} is refused"
+        raise table.error(
+            key, f"{message}; allowed: behind_proxy, ipv6_prefix, exempt and {_DIALECTS}"
+        )
+    if old and new:
+        message = f"rate_limiter.{old[0]} and rate_limiter.{new[0]} belong to two dialects"
+        raise table.error(old[0], f"{message}; allowed: one of them, {_DIALECTS}")
+    if behind_proxy is None:
+        behind_proxy = table.require("behind_proxy", kinds.BOOLEAN)
+    return RateLimiterConfig(
+        behind_proxy=behind_proxy,
+        http=_old_quota(table) if old else _quota(table, "quota", "burst"),
+        user_dht=None if old else _quota(table, "user_dht_quota", "user_dht_burst"),
+        dht=None if old else _quota(table, "dht_quota", "dht_burst"),
+        ipv6_prefix=ipv6_prefix,
+        exempt=exempt,
+    )
+
+
+def _old_quota(table: ConfigTable) -> Quota:
+    """One cell every `per_second` seconds: seconds per cell, whatever the name says."""
+    return Quota(
+        interval_s=float(table.require("per_second", kinds.POSITIVE_U32)),
+        burst=table.require("burst_size", kinds.POSITIVE_U32),
+    )
+
+
+def _quota(table: ConfigTable, quota: str, burst: str) -> Quota:
+    rate = table.require(quota, kinds.RATE)
+    return Quota(
+        interval_s=rate.interval_s,
+        burst=table.get(burst, kinds.POSITIVE_U32, rate.cells),
+    )
+
+
+def _built_in_limits(environ: Mapping[str, str]) -> Mapping[str, object]:
+    """Return what limits a relay without a file: the reference's two requests a second.
+
+    Quotas of the old dialect, if the environment brings them, take their place.
+    """
+    if any(f"{ENVIRONMENT_PREFIX}RATE_LIMITER__{key.upper()}" in environ for key in _OLD_DIALECT):
+        return {"behind_proxy": False}
+    return {
+        "behind_proxy": False,
+        "quota": "2r/s",
+        "user_dht_quota": "2r/s",
+        "dht_quota": "2r/s",
+    }
+
+
+def _warn_of_forgeable_addresses(config: Config, document: ConfigDocument) -> None:
+    limiter = config.rate_limiter
+    if limiter is not None and limiter.behind_proxy and not config.http.trusted_proxies:
+        table = document.table("rate_limiter")
+        message = (
+            "rate_limiter.behind_proxy = true without http.trusted_proxies believes whatever"
+            " address a client writes into a header; list your proxies in http.trusted_proxies"
+        )
+        document.warnings.append(str(table.error("behind_proxy", message)))
