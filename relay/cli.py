@@ -1,0 +1,134 @@
+"""The command ``pkarr-relay``: arguments to calls, errors to exit codes.
+
+    pkarr-relay [-c PATH] [-t FILTER] [--log-format text|json] [--testnet]
+    pkarr-relay check-config PATH
+
+Exit codes: 0 after SIGINT or SIGTERM and for --help, --version and a good
+configuration; 1 for errors of configuration and start-up; 2 for wrong usage.
+
+Whatever is not needed for --help, --version or check-config is imported late.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relay import __version__, logs
+from relay.config import load_config, testnet_config
+from relay.errors import ConfigError, StartupError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relay.config import Config
+
+_log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with `argv` (None: the process's own) and return its exit code.
+
+    Raises:
+        SystemExit: with 2 for wrong usage, with 0 after --help and --version.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "check-config":
+            return _check_config(arguments.path)
+        return _run(arguments)
+    except (ConfigError, StartupError, StoreError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pkarr-relay",
+        description="A Pkarr relay: signed DNS packets over HTTP and the Mainline DHT.",
+        epilog="Environment: PKARR_RELAY__SECTION__KEY overrides a setting; RUST_LOG sets the log"
+        " filter where -t does not.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        metavar="PATH",
+        help="configuration file (TOML); without one, built-in defaults and rate limits hold",
+    )
+    parser.add_argument(
+        "-t",
+        "--tracing-env-filter",
+        metavar="FILTER",
+        help="what to log: LEVEL or TARGET=LEVEL, separated by commas; levels are "
+        f"{', '.join(logs.LEVELS)} (default: {logs.FILTER_DEFAULT})",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="form of the log lines on standard error (default: text)",
+    )
+    parser.add_argument(
+        "--testnet",
+        action="store_true",
+        help="run on a DHT of ten own nodes, all on 127.0.0.1, with HTTP on port 15411;"
+        " wins over --config",
+    )
+    parser.add_argument("--version", action="version", version=f"pkarr-relay {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    check = commands.add_parser(
+        "check-config",
+        help="read a configuration file, report what is wrong with it, and end",
+        description="Exit code 0: the relay would start with this file. 1: it would not.",
+        allow_abbrev=False,
+    )
+    check.add_argument("path", type=Path, metavar="PATH", help="configuration file (TOML)")
+    return parser
+
+
+def _check_config(path: Path) -> int:
+    config = load_config(path, os.environ)
+    for warning in config.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    print(f"{path}: OK")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    testnet: bool = arguments.testnet
+    config = testnet_config() if testnet else load_config(arguments.config, os.environ)
+    complaints = logs.configure(arguments.tracing_env_filter, os.environ, arguments.log_format)
+    _report(config, complaints)
+    _require_kernels()
+    from relay import server  # late: it brings Trio, and --help must not wait for that
+
+    return server.run(config, testnet=testnet)
+
+
+def _report(config: Config, complaints: Sequence[str]) -> None:
+    for warning in (*complaints, *config.warnings):
+        _log.warning("%s", warning)
+    _log.debug("configuration: %r", config)
+
+
+def _require_kernels() -> None:
+    """Refuse to serve a fraction of the load in silence.
+
+    Raises:
+        StartupError: the extension is missing and nobody asked for its twins.
+    """
+    from relay import _kernels  # late: this loads the extension
+
+    if _kernels.IMPLEMENTATION == "compiled" or _kernels.FORCED_PURE:
+        return
+    raise StartupError(
+        "the compiled part of the relay (relay._speedups) is missing or does not load;"
+        " install the relay where there is a C compiler (pip install .),"
+        " or set RELAY_PURE_PYTHON=1 to run without it, many times slower"
+    )
