@@ -135,7 +135,7 @@ def _skip_string(dns: bytes, position: int, end: int) -> int:
 
 
 def _walk(dns: bytes, position: int, end: int, layout: tuple[int, ...]) -> int:
-    """Check RDATA against its layout; what follows the last field is ignored, as by the reference."""
+    """Check RDATA against its layout; bytes after the last field are ignored."""
     for step in layout:
         if step > 0:
             position += step
@@ -258,7 +258,7 @@ def _check_record(dns: bytes, position: int) -> int:
         _refuse(INCOMPLETE)
     record_type, record_class, _ttl, size = _RECORD.unpack_from(dns, position)
     position += 10
-    end = position + size
+    end: int = position + size
     if end > len(dns):
         _refuse(INCOMPLETE)
     if size:

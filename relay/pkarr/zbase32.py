@@ -32,9 +32,9 @@ _FROM_RFC4648: Final = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", ALPH
 
 
 def encode(octets: bytes) -> str:
-    """Return the z-base-32 text of `octets`; five bytes make eight letters.
+    r"""Return the z-base-32 text of `octets`; five bytes make eight letters.
 
-    >>> encode(b"\\xff\\xff")
+    >>> encode(b"\xff\xff")
     '999o'
     """
     return b32encode(octets).rstrip(b"=").translate(_FROM_RFC4648).decode("ascii")
