@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from relay import _kernels
-from relay.dht.node_id import Address, NodeInfo
-
-Value: TypeAlias = int | bytes | list["Value"] | dict[bytes, "Value"]
-"""What bencode can say."""
+from relay._kernels import Value
+from relay.dht.node_id import ID_BYTES, Address, NodeInfo, ip_octets
 
 VERSION: Final = b"PK\x00\x01"
 """Our `v`. Not the reference's `RS`: some nodes treat versions differently, so never pretend."""
@@ -32,7 +30,6 @@ VERSION_BYTES_MAX: Final = 1000
 """A version tag beyond this is forgotten, not refused."""
 NODE_BYTES: Final = 26
 ADDRESS_BYTES: Final = 6
-ID_BYTES: Final = 20
 
 _QUERY: Final = b"q"
 _RESPONSE: Final = b"r"
@@ -171,7 +168,7 @@ def _read_version(envelope: dict[bytes, Value]) -> bytes | None:
 def encode(message: Message) -> bytes:
     r"""Write one datagram, keys sorted, with `VERSION` unless the message names another tag.
 
-    >>> encode(Query(b"aaaa", b"ping", {b"id": bytes(20)}, read_only=True))[-38:]
+    >>> encode(Query(b"aaaa", b"ping", {b"id": bytes(20)}, read_only=True))[-42:]
     b'e1:q4:ping2:roi1e1:t4:aaaa1:v4:PK\x00\x011:y1:qe'
     """
     envelope: dict[bytes, Value] = {
@@ -195,14 +192,37 @@ def encode(message: Message) -> bytes:
     return _kernels.encode(envelope)
 
 
+class QueryTemplate:
+    """A query but for its transaction id: encoded once, sent to many nodes.
+
+    >>> template = QueryTemplate(b"ping", {b"id": bytes(20)}, read_only=True)
+    >>> template.fill(b"aaaa") == encode(Query(b"aaaa", b"ping", {b"id": bytes(20)}, True))
+    True
+    """
+
+    __slots__ = ("_head", "_tail")
+
+    def __init__(self, method: bytes, arguments: Mapping[bytes, Value], read_only: bool) -> None:
+        self._head = b"d1:a%b1:q%d:%b2:roi%de1:t" % (
+            _kernels.encode(dict(arguments)),
+            len(method),
+            method,
+            read_only,
+        )
+        self._tail = b"1:v%d:%b1:y1:qe" % (len(VERSION), VERSION)
+
+    def fill(self, transaction_id: bytes) -> bytes:
+        """Return the datagram with `transaction_id` in its place."""
+        return b"%b%d:%b%b" % (self._head, len(transaction_id), transaction_id, self._tail)
+
+
 def pack_address(address: Address) -> bytes:
     """Return the 6-byte compact form of an IPv4 address and port (BEP 5).
 
     >>> pack_address(("127.0.0.1", 6881)).hex()
     '7f0000011ae1'
     """
-    host, port = address
-    return bytes(map(int, host.split("."))) + port.to_bytes(2, "big")
+    return ip_octets(address[0]) + address[1].to_bytes(2, "big")
 
 
 def unpack_address(packed: bytes) -> Address:
