@@ -1,33 +1,69 @@
 """Chooses, once, between the compiled kernels and their pure-Python twins.
 
 The only module that imports kernels from `relay._speedups`. ``RELAY_PURE_PYTHON=1`` in the
-environment forces the twins, for instance to rule out a miscompile. Without the extension the
-twins serve too, and a warning says so: a relay that fell back in silence looks healthy and
-serves a fraction of its load (which is why the command line refuses to start then; it asks
-`IMPLEMENTATION` and `FORCED_PURE`).
+environment forces the twins, for instance to rule out a miscompile. Where the extension is
+missing the twins serve too, and a warning says so: a relay that fell back in silence looks
+healthy and serves a fraction of its load. (The command line refuses to start then; it asks
+`IMPLEMENTATION` and `FORCED_PURE`.)
 
-What a kernel does and promises is told in its twin under `relay._pure`.
+It is all or nothing: a build that lacks one kernel is broken and not to be trusted in the
+others. What a kernel does and promises is told in its twin under `relay._pure`.
 """
 
+import importlib
+import logging
 import os
-from typing import Final, Literal
-
-from relay._pure.bencode import (
-    DEPTH_MAX,
-    DIGITS_MAX,
-    BencodeError,
-    Value,
-    decode,
-    decode_prefix,
-    encode,
-)
-from relay._pure.xor import ID_BYTES, IdTable, bucket_index, distance
+from typing import TYPE_CHECKING, Final, Literal
 
 FORCED_PURE: Final = os.environ.get("RELAY_PURE_PYTHON") == "1"
 """Whether the environment asked for the twins."""
 
-IMPLEMENTATION: Literal["compiled", "pure"] = "pure"
+
+def _choose() -> Literal["compiled", "pure"]:
+    if FORCED_PURE:
+        return "pure"
+    try:
+        for kernel in ("bencode", "xor"):
+            importlib.import_module(f"relay._speedups.{kernel}")
+    except ImportError as error:
+        logging.getLogger("relay.kernels").warning(
+            "the compiled kernels are missing, everything will be slow: %s", error
+        )
+        return "pure"
+    return "compiled"
+
+
+IMPLEMENTATION: Final = _choose()
 """Which of the two was chosen. Read by start-up messages, `/stats` and tests."""
+
+if TYPE_CHECKING or IMPLEMENTATION == "pure":
+    from relay._pure.bencode import (
+        DEPTH_MAX,
+        DIGITS_MAX,
+        BencodeError,
+        decode,
+        decode_prefix,
+        encode,
+    )
+    from relay._pure.xor import ID_BYTES, IdTable, bucket_index, distance
+else:
+    from relay._speedups.bencode import (
+        DEPTH_MAX,
+        DIGITS_MAX,
+        BencodeError,
+        decode,
+        decode_prefix,
+        encode,
+    )
+    from relay._speedups.xor import ID_BYTES, IdTable, bucket_index, distance
+
+# The names of types are the same for both.
+from relay._pure.bencode import Value
+
+try:
+    from relay._pure.ed25519 import is_point, verify, verify_batch
+except ImportError:
+    pass
 
 __all__ = [
     "DEPTH_MAX",
@@ -43,4 +79,7 @@ __all__ = [
     "decode_prefix",
     "distance",
     "encode",
+    "is_point",
+    "verify",
+    "verify_batch",
 ]

@@ -7,6 +7,7 @@ Source: Maymounkov & Mazières, "Kademlia" (2002), section 2.1; BEP 5.
 Parity: tests/parity/test_xor.py.
 """
 
+from heapq import nsmallest
 from typing import Final
 
 ID_BYTES: Final = 20
@@ -115,10 +116,11 @@ class IdTable:
         if len(target) != ID_BYTES:
             raise ValueError("an identifier has 20 bytes")
         centre = int.from_bytes(target, "big")
-        ranked = sorted(
-            (late, identifier ^ centre, slot) for slot, (late, identifier) in self._entries.items()
+        ranked = (
+            (late, identifier ^ centre, slot)
+            for slot, (late, identifier) in self._entries.items()
         )
-        return [slot for _, _, slot in ranked[: max(count, 0)]]
+        return [slot for _, _, slot in nsmallest(count, ranked)]
 
     def _check(self, slot: int) -> None:
         if not 0 <= slot < self._capacity:
