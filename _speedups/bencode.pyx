@@ -1,3 +1,4 @@
+# cython: autotestdict=False
 """Bencode, read and written in C. Twin and specification: relay/_pure/bencode.py.
 
 Values, error texts and error positions are the twin's, byte for byte. Recursion is bounded by
