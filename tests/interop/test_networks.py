@@ -143,7 +143,7 @@ def test_libtorrents_real_limits_do_not_ban_the_relay(join_relay: JoinRelay) -> 
     """One address in a /24 each, default limits: what a node on the Internet applies."""
     with peers.libtorrent_net("--nodes", 12, "--distinct-ips", "--strict") as net:
         world = World(net, join_relay(net.bootstrap[:2]))
-        stored = []
+        stored: list[int] = []
         for number in range(PUTS_UNDER_STRICT_LIMITS):
             author = Author()
             packet = author.packet(f"packet {number}")

@@ -54,6 +54,7 @@ class Author:
         self.seed = bytes(self._signing)
         self.public_key = bytes(self._signing.verify_key)
         self.key = zbase32(self.public_key)
+        self.target = hashlib.sha1(self.public_key, usedforsecurity=False).digest()
 
     @classmethod
     def numbered(cls, number: int, label: str = "author") -> Author:

@@ -97,6 +97,10 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0
             return port
 
 
+class RelayEndedError(Exception):
+    """The relay ended before it answered."""
+
+
 class RelayProcess:
     """One relay under test, on loopback, with its configuration and cache in `folder`.
 
@@ -107,7 +111,7 @@ class RelayProcess:
         bootstrap: DHT nodes, ``host:port``; none makes a node without a network.
         cache: the cache folder; ``folder/cache`` if left out.
         sections: further TOML, a text per table, e.g. ``{"cache": "size = 10"}``.
-        http_port: a free one if left out.
+        wrapper: a command that runs the relay's command, given as its last arguments.
     """
 
     def __init__(
@@ -117,14 +121,16 @@ class RelayProcess:
         bootstrap: Sequence[str] = (),
         cache: Path | None = None,
         sections: Mapping[str, str] | None = None,
-        http_port: int | None = None,
+        wrapper: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.cache = cache or folder / "cache"
-        self.port = http_port or free_port()
+        self.port = free_port()
+        self.wrapper = wrapper
         self.dht_port = free_port(socket.SOCK_DGRAM)
         self.log_path = folder / "relay.log"
         self.config_path = folder / "config.toml"
+        self.exit_code: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.config_path.write_text(self._config(bootstrap, sections or {}))
 
@@ -152,7 +158,7 @@ class RelayProcess:
         """Start the relay and wait until it answers ``/health``."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "relay", "-c", str(self.config_path)],
+                [*self.wrapper, sys.executable, "-m", "relay", "-c", str(self.config_path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -218,7 +224,11 @@ class RelayProcess:
         self._ended()
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException as error:
+            self._leave(error)
+            raise
 
     def __exit__(
         self,
@@ -226,10 +236,13 @@ class RelayProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.alive:
-            self.stop()
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
         if error is not None:
             error.add_note(f"the relay's log ends with:\n{self.log()[-4000:]}")
+        if self.alive:
+            self.stop()
 
     @property
     def _running(self) -> subprocess.Popen[bytes]:
@@ -250,7 +263,8 @@ class RelayProcess:
 
     def _answers(self) -> bool:
         if not self.alive:
-            raise RuntimeError(f"the relay ended at its start; its log:\n{self.log()[-4000:]}")
+            self.exit_code = self._ended()
+            raise RelayEndedError(f"exit code {self.exit_code}")
         try:
             return self.health().status in {200, 503}
         except OSError:
