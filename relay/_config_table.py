@@ -223,7 +223,7 @@ def _overrides(environ: Mapping[str, str], warnings: list[str]) -> list[tuple[st
     for name in sorted(environ):
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
-        place = f"environment variable {name}"
+        place = f"environment variable {key_text(name)}"
         parts = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         if len(parts) == 2 and all(parts):
             setting = _Setting(environ[name], place, from_environment=True)
