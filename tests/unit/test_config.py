@@ -18,6 +18,8 @@ from relay.config import (
     Quota,
     RateLimiterConfig,
     load_config,
+)
+from relay.config import (
     testnet_config as settings_of_testnet,
 )
 from relay.errors import ConfigError
