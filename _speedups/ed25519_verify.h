@@ -1,0 +1,335 @@
+/* Ed25519 verification by the rule of ZIP-215, one signature or many at once.
+ *
+ * A signature (R, S) of message M under key A is valid when S < L, A and R decode
+ * (non-canonical y, small order and "negative zero" included) and
+ *
+ *     [8] X = 0   with   X = [S] B - R - [k] A,   k = SHA-512(R || A || M) mod L.
+ *
+ * The cofactor 8 moves X into the group of prime order L. There [c] [8] X = 0 holds
+ * for every X at once or for no X but 0, whatever c that L does not divide, which
+ * single verification uses to shorten its scalars; and a sum of [z_i] [8] X_i with
+ * random z_i of 128 bits is 0 although some X_i is not with probability 2^-128: batch
+ * and single verification accept the same signatures. (Without the cofactor they
+ * would not: torsion components cancel in sums with probability up to 1/2.)
+ *
+ * Variable time throughout; nothing here is secret but the coefficients z, and those
+ * only until the batch they were drawn for has been handed in.
+ */
+#ifndef RELAY_ED25519_VERIFY_H
+#define RELAY_ED25519_VERIFY_H
+
+#include "ed25519_multiscalar.h"
+#include "ed25519_sha512.h"
+
+typedef struct {
+    const uint8_t *public_key; /* 32 bytes, borrowed */
+    const uint8_t *signature;  /* 64 bytes, borrowed */
+    const uint8_t *message;    /* `message_bytes`, borrowed */
+    size_t message_bytes;
+} ed_item;
+
+/* Members of a batch, at most. Bounds the memory of one call to about 2 MB. */
+#define ED_BATCH_MAX 1024
+
+/* Terms (keys and R's) from which on Pippenger's method wins. Measured. */
+#ifndef ED_PIPPENGER_TERMS
+#define ED_PIPPENGER_TERMS 400
+#endif
+
+static inline int ed_is_point(const uint8_t public_key[32])
+{
+    ed_fe x, y;
+    return (int)ed_decompress(&x, &y, &public_key, 1);
+}
+
+/* k = SHA-512(R || A || M) mod L */
+static inline void ed_challenge(ed_sc *k, const ed_item *item)
+{
+    uint8_t digest[64];
+    ed_sha512 hash;
+    ed_sha512_start(&hash);
+    ed_sha512_update(&hash, item->signature, 32);
+    ed_sha512_update(&hash, item->public_key, 32);
+    ed_sha512_update(&hash, item->message, item->message_bytes);
+    ed_sha512_finish(&hash, digest);
+    ed_sc_reduce_wide(k, digest);
+}
+
+/* q = -(x, y) */
+static inline void ed_affine_set_negated(ed_affine *q, const ed_fe *x, const ed_fe *y)
+{
+    ed_fe negated;
+    ed_fe_negate(&negated, x);
+    ed_fe_carry(&negated, &negated);
+    ed_affine_set(q, &negated, y);
+}
+
+/* Returns 1 for a valid signature, else 0. */
+static inline int ed_verify(const ed_item *item)
+{
+    const uint8_t *encodings[2] = {item->signature, item->public_key};
+    ed_addend addends[2 * ED_TABLE_MAX];
+    ed_event events[2 * ED_EVENTS_PER_TERM + 1];
+    ed_straus_room room = {addends, events};
+    ed_fe x[2], y[2];
+    ed_term terms[2];
+    ed_sc s, k;
+    ed_point sum;
+    int negative;
+    ed_sc_load(&s, item->signature + 32);
+    if (!ed_sc_is_reduced(&s) || ed_decompress(x, y, encodings, 2) != 3)
+        return 0;
+    ed_challenge(&k, item);
+    /* [t] X = [t S] B - [t] R - [r] A with r = t k. For a negative t take [-t] X instead:
+     * then it is r that changes its sign.
+     */
+    ed_sc_halve(&terms[0].scalar, &negative, &terms[1].scalar, &k);
+    ed_affine_set_negated(&terms[0].point, &x[0], &y[0]);
+    if (negative)
+        ed_affine_set(&terms[1].point, &x[1], &y[1]);
+    else
+        ed_affine_set_negated(&terms[1].point, &x[1], &y[1]);
+    ed_sc_mul(&s, &s, &terms[0].scalar);
+    ed_straus(&sum, terms, 2, &s, &room);
+    return ed_point_is_torsion(&sum);
+}
+
+/* A signature of a batch that is not refused for its form. */
+typedef struct {
+    ed_affine minus_r;
+    ed_sc z;     /* its random coefficient, not 0 */
+    ed_sc zk;    /* z k, the coefficient of -A */
+    ed_sc zs;    /* z S, its share in the coefficient of B */
+    size_t item; /* index in the call's items */
+    size_t key;  /* index in `keys` */
+} ed_member;
+
+/* A distinct public key of a batch: decoded once, one term however often it signs. */
+typedef struct {
+    const uint8_t *encoding;
+    ed_affine minus_a;
+    size_t term;    /* its term in the sum of round `round` */
+    uint32_t round;
+    int decodes;
+} ed_key;
+
+/* Keys are found again through a small hash table. At most ED_PROBES places are looked at: a
+ * key that does not find room is simply not shared, so crafted collisions cost nothing.
+ */
+#define ED_KEY_PLACES (4 * ED_BATCH_MAX)
+#define ED_PROBES 4
+
+typedef struct {
+    ed_member *members; /* one for each item, `member_count` in use */
+    ed_key *keys;       /* one for each item, `key_count` in use */
+    ed_term *terms;     /* two for each item */
+    uint16_t *places;   /* ED_KEY_PLACES: index of a key plus 1, or 0 */
+    size_t member_count, key_count;
+    uint32_t round;     /* number of sums made */
+    ed_straus_room straus;
+    ed_pippenger_room pippenger;
+    uint8_t *verdicts;  /* the caller's, one for each item */
+} ed_batch;
+
+static inline void ed_batch_free(ed_batch *batch)
+{
+    free(batch->members);
+    free(batch->keys);
+    free(batch->terms);
+    free(batch->places);
+    free(batch->straus.addends);
+    free(batch->straus.events);
+    free(batch->pippenger.digits);
+    free(batch->pippenger.buckets);
+    free(batch->pippenger.occupied);
+}
+
+/* Returns 0, or -1 if memory is short; ed_batch_free is due in both cases. */
+static inline int ed_batch_allocate(ed_batch *batch, size_t count)
+{
+    const size_t terms = 2 * count;
+    const size_t in_straus = terms < ED_PIPPENGER_TERMS ? terms : ED_PIPPENGER_TERMS;
+    memset(batch, 0, sizeof *batch);
+    batch->members = malloc(count * sizeof *batch->members);
+    batch->keys = malloc(count * sizeof *batch->keys);
+    batch->terms = malloc(terms * sizeof *batch->terms);
+    batch->places = calloc(ED_KEY_PLACES, sizeof *batch->places);
+    batch->straus.addends = malloc(in_straus * ED_TABLE_MAX * sizeof *batch->straus.addends);
+    batch->straus.events =
+        malloc((in_straus * ED_EVENTS_PER_TERM + 1) * sizeof *batch->straus.events);
+    if (!batch->members || !batch->keys || !batch->terms || !batch->places ||
+        !batch->straus.addends || !batch->straus.events)
+        return -1;
+    if (terms >= ED_PIPPENGER_TERMS) {
+        ed_pippenger_room *room = &batch->pippenger;
+        room->width = ed_pippenger_width(terms);
+        room->windows = 253 / room->width + 1;
+        room->digits = malloc((terms + 1) * (size_t)room->windows * sizeof *room->digits);
+        room->buckets = malloc(((size_t)1 << (room->width - 1)) * sizeof *room->buckets);
+        room->occupied = malloc((size_t)1 << (room->width - 1));
+        if (!room->digits || !room->buckets || !room->occupied)
+            return -1;
+    }
+    return 0;
+}
+
+/* The index in `keys` of an encoding, entering it if it is new. */
+static inline size_t ed_batch_key(ed_batch *batch, const uint8_t encoding[32])
+{
+    const uint64_t hash = ed_load_64(encoding) * UINT64_C(0x9e3779b97f4a7c15);
+    uint16_t *free_place = NULL;
+    for (unsigned i = 0; i < ED_PROBES && free_place == NULL; i++) {
+        uint16_t *place = &batch->places[((hash >> 32) + i) % ED_KEY_PLACES];
+        if (*place == 0)
+            free_place = place;
+        else if (memcmp(batch->keys[*place - 1].encoding, encoding, 32) == 0)
+            return *place - 1u;
+    }
+    ed_key *key = &batch->keys[batch->key_count];
+    key->encoding = encoding;
+    key->round = 0;
+    key->decodes = 0;
+    if (free_place != NULL)
+        *free_place = (uint16_t)(batch->key_count + 1);
+    return batch->key_count++;
+}
+
+/* Decodes, in pairs, all keys (first) and the R of all members; a member with one that does
+ * not decode leaves the batch.
+ */
+static inline void ed_batch_decode(ed_batch *batch, const ed_item *items)
+{
+    const size_t keys = batch->key_count, points = keys + batch->member_count;
+    size_t kept = 0;
+    for (size_t i = 0; i < points; i += 2) {
+        const uint8_t *encodings[2];
+        const int count = i + 1 < points ? 2 : 1;
+        ed_fe x[2], y[2];
+        for (int j = 0; j < count; j++)
+            encodings[j] = i + j < keys ? batch->keys[i + j].encoding
+                                        : items[batch->members[i + j - keys].item].signature;
+        const unsigned found = ed_decompress(x, y, encodings, count);
+        for (int j = 0; j < count; j++) {
+            const int decodes = found >> j & 1;
+            if (i + j < keys) {
+                batch->keys[i + j].decodes = decodes;
+                if (decodes)
+                    ed_affine_set_negated(&batch->keys[i + j].minus_a, &x[j], &y[j]);
+            } else {
+                ed_member *member = &batch->members[i + j - keys];
+                if (!decodes || !batch->keys[member->key].decodes)
+                    continue;
+                batch->members[kept] = *member; /* kept <= i + j - keys: not read again */
+                ed_affine_set_negated(&batch->members[kept].minus_r, &x[j], &y[j]);
+                kept++;
+            }
+        }
+    }
+    batch->member_count = kept;
+}
+
+/* Fills the batch from the items: forms first, then points, then coefficients. */
+static inline void ed_batch_enter(ed_batch *batch, const ed_item *items, size_t count,
+                                  const uint8_t *coefficients)
+{
+    for (size_t i = 0; i < count; i++) {
+        ed_member *member = &batch->members[batch->member_count];
+        ed_sc_load(&member->zs, items[i].signature + 32); /* S for now */
+        if (!ed_sc_is_reduced(&member->zs))
+            continue;
+        member->item = i;
+        member->key = ed_batch_key(batch, items[i].public_key);
+        batch->member_count++;
+    }
+    ed_batch_decode(batch, items);
+    for (size_t i = 0; i < batch->member_count; i++) {
+        ed_member *member = &batch->members[i];
+        const uint8_t *random = coefficients + 16 * member->item;
+        ed_sc k;
+        member->z = (ed_sc){{ed_load_64(random), ed_load_64(random + 8), 0, 0}};
+        if ((member->z.word[0] | member->z.word[1]) == 0)
+            member->z.word[0] = 1; /* so that a batch of one is exact */
+        ed_challenge(&k, &items[member->item]);
+        ed_sc_mul(&member->zk, &k, &member->z);
+        ed_sc_mul(&member->zs, &member->zs, &member->z);
+    }
+}
+
+/* sum = sum of [z] X over the members low .. high - 1 */
+static inline void ed_batch_sum(ed_batch *batch, ed_point *sum, size_t low, size_t high)
+{
+    ed_sc base = {{0, 0, 0, 0}};
+    size_t count = 0;
+    batch->round++;
+    for (size_t i = low; i < high; i++) {
+        const ed_member *member = &batch->members[i];
+        ed_key *key = &batch->keys[member->key];
+        batch->terms[count].point = member->minus_r;
+        batch->terms[count].scalar = member->z;
+        count++;
+        if (key->round == batch->round) {
+            ed_sc *scalar = &batch->terms[key->term].scalar;
+            ed_sc_add(scalar, scalar, &member->zk);
+        } else {
+            key->round = batch->round;
+            key->term = count;
+            batch->terms[count].point = key->minus_a;
+            batch->terms[count].scalar = member->zk;
+            count++;
+        }
+        ed_sc_add(&base, &base, &member->zs);
+    }
+    if (count < ED_PIPPENGER_TERMS)
+        ed_straus(sum, batch->terms, count, &base, &batch->straus);
+    else
+        ed_pippenger(sum, batch->terms, count, &base, &batch->pippenger);
+}
+
+/* Gives the members low .. high - 1, whose sum is known, their verdicts.
+ *
+ * A sum that does not vanish is halved: the left half is summed anew, the right one is the
+ * difference. Sums of other subsets may use the same coefficients, since nobody who made the
+ * signatures knew them. A single member's verdict is exact: z is not 0 modulo L.
+ */
+static inline void ed_batch_settle(ed_batch *batch, const ed_point *sum, size_t low, size_t high)
+{
+    const int good = ed_point_is_torsion(sum);
+    if (good || high - low == 1) {
+        for (size_t i = low; i < high; i++)
+            batch->verdicts[batch->members[i].item] = (uint8_t)good;
+        return;
+    }
+    const size_t middle = low + (high - low) / 2;
+    ed_point left, right;
+    ed_addend addend;
+    ed_product difference;
+    ed_batch_sum(batch, &left, low, middle);
+    ed_point_to_addend(&addend, &left);
+    ed_point_add(&difference, sum, &addend, 1);
+    ed_product_to_point(&right, &difference);
+    ed_batch_settle(batch, &left, low, middle);
+    ed_batch_settle(batch, &right, middle, high);
+}
+
+/* verdicts[i] = 1 if items[i] is valid, else 0; `count` at most ED_BATCH_MAX. `coefficients`
+ * are 16 unpredictable bytes for each item. Returns 0, or -1 if memory is short.
+ */
+static inline int ed_verify_batch(uint8_t *verdicts, const ed_item *items, size_t count,
+                                  const uint8_t *coefficients)
+{
+    ed_batch batch;
+    memset(verdicts, 0, count);
+    const int failed = ed_batch_allocate(&batch, count);
+    if (!failed) {
+        batch.verdicts = verdicts;
+        ed_batch_enter(&batch, items, count, coefficients);
+        if (batch.member_count != 0) {
+            ed_point sum;
+            ed_batch_sum(&batch, &sum, 0, batch.member_count);
+            ed_batch_settle(&batch, &sum, 0, batch.member_count);
+        }
+    }
+    ed_batch_free(&batch);
+    return failed;
+}
+#endif
