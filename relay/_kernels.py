@@ -15,6 +15,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, Final, Literal
 
+from relay._pure.bencode import Value
+
 FORCED_PURE: Final = os.environ.get("RELAY_PURE_PYTHON") == "1"
 """Whether the environment asked for the twins."""
 
@@ -23,7 +25,7 @@ def _choose() -> Literal["compiled", "pure"]:
     if FORCED_PURE:
         return "pure"
     try:
-        for kernel in ("bencode", "xor"):
+        for kernel in ("bencode", "ed25519", "xor"):
             importlib.import_module(f"relay._speedups.{kernel}")
     except ImportError as error:
         logging.getLogger("relay.kernels").warning(
@@ -45,6 +47,7 @@ if TYPE_CHECKING or IMPLEMENTATION == "pure":
         decode_prefix,
         encode,
     )
+    from relay._pure.ed25519 import is_point, verify, verify_batch
     from relay._pure.xor import ID_BYTES, IdTable, bucket_index, distance
 else:
     from relay._speedups.bencode import (
@@ -55,15 +58,9 @@ else:
         decode_prefix,
         encode,
     )
+    from relay._speedups.ed25519 import is_point, verify, verify_batch
     from relay._speedups.xor import ID_BYTES, IdTable, bucket_index, distance
 
-# The names of types are the same for both.
-from relay._pure.bencode import Value
-
-try:
-    from relay._pure.ed25519 import is_point, verify, verify_batch
-except ImportError:
-    pass
 
 __all__ = [
     "DEPTH_MAX",
