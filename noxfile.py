@@ -1,0 +1,191 @@
+"""The one door to every check: ``nox`` runs what CI runs, ``nox -s fast`` what fits in a minute.
+
+All sessions of one Python share one environment under ``.nox``, with the relay installed in
+place; it is made anew when what it is made from changes. By name only: ``fast``, ``debug``
+(bounds checks, assertions and sanitizers in the extension) and ``bench``. What comes after
+``--`` goes to pytest or the bench: ``nox -s tests -- tests/unit -k dns``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "tests", "tests_pure", "tests_py313", "interop"]
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+EXTENSION_SOURCES = {".pyx", ".pxd", ".h", ".py"}
+EVERYTHING = ("--doctest-modules", "relay", "tests", "--ignore=tests/interop")
+
+
+class Environment:
+    """A virtual environment with the relay, its tools and its tests' needs, of one Python."""
+
+    def __init__(self, session: nox.Session, python: str = sys.executable) -> None:
+        version = _output(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
+        self._session = session
+        self._folder = ROOT / ".nox" / f"dev-{version}"
+        recipe = [ROOT / name for name in ("pyproject.toml", "constraints.txt", "setup.py")]
+        self._make("tools", recipe, lambda: self._install_tools(python))
+        speedups = (ROOT / "_speedups").iterdir()
+        sources = [*recipe, *(path for path in speedups if path.suffix in EXTENSION_SOURCES)]
+        self._make("extension", sources, self._install_relay)
+
+    def run(self, program: str, *arguments: str, **variables: str) -> None:
+        """Run a program of the environment, with `variables` besides those of the session."""
+        path = f"{self._folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        self._session.run(
+            str(self._folder / "bin" / program),
+            *arguments,
+            env={"PATH": path, "VIRTUAL_ENV": str(self._folder), **variables},
+            external=True,
+        )
+
+    def pytest(self, *arguments: str, **variables: str) -> None:
+        """Run pytest on `arguments`, or on what the caller of nox asks for instead."""
+        self.run("pytest", *(self._session.posargs or arguments), **variables)
+
+    def _make(self, part: str, sources: list[Path], make: Callable[[], None]) -> None:
+        """Call `make` unless it has run for exactly these sources."""
+        digest = hashlib.sha256()
+        for path in sorted(sources):
+            content = path.read_bytes()
+            digest.update(f"{path.name} {len(content)}\n".encode() + content)
+        stamp = self._folder / f"{part}.stamp"
+        if not stamp.exists() or stamp.read_text() != digest.hexdigest():
+            make()
+            stamp.write_text(digest.hexdigest())
+
+    def _install_tools(self, python: str) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._session.run(python, "-m", "venv", str(self._folder), external=True)
+        requirements = [
+            *PROJECT["build-system"]["requires"],
+            *PROJECT["project"]["dependencies"],
+            *nox.project.dependency_groups(PROJECT, *PROJECT["dependency-groups"]),
+        ]
+        self._pip("-c", "constraints.txt", *requirements)
+
+    def _install_relay(self) -> None:
+        self._pip("--no-deps", "--no-build-isolation", "-e", ".")
+
+    def _pip(self, *arguments: str) -> None:
+        self.run("python", "-m", "pip", "install", "--quiet", *arguments)
+
+
+def _output(*command: str, **variables: str) -> str:
+    """Return what a command prints; empty if it cannot be run or fails."""
+    environment = {**os.environ, **variables}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _find_python(version: str) -> str | None:
+    """Return the path of a CPython `version`, on PATH or among those of pyenv."""
+    tell_path = ("-c", "import sys; print(sys.executable)")
+    found = _output(f"python{version}", *tell_path)
+    for installed in _output("pyenv", "versions", "--bare").split():
+        if not found and installed.startswith(f"{version}."):
+            found = _output(f"python{version}", *tell_path, PYENV_VERSION=installed)
+    return found or None
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check form: ruff, cython-lint, and who may import whom."""
+    environment = Environment(session)
+    environment.run("ruff", "check", ".")
+    environment.run("ruff", "format", "--check", ".")
+    environment.run("cython-lint", "_speedups")
+    environment.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types: mypy on the whole package, stubtest on the compiled part."""
+    environment = Environment(session)
+    # mypy knows nothing of setuptools' package-dir; here _speedups lies where it is installed.
+    tree = ROOT / "build" / "types"
+    shutil.rmtree(tree, ignore_errors=True)
+    (tree / "relay").mkdir(parents=True)
+    for path in (ROOT / "relay").iterdir():
+        (tree / "relay" / path.name).symlink_to(path)
+    (tree / "relay" / "_speedups").symlink_to(ROOT / "_speedups")
+    settings = str(ROOT / "pyproject.toml")
+    with session.chdir(tree):
+        environment.run("mypy", "--config-file", settings)
+        environment.run("stubtest", "--mypy-config-file", settings, "relay._speedups")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every test but those against real peers, with the compiled kernels."""
+    Environment(session).pytest(*EVERYTHING)
+
+
+@nox.session
+def tests_pure(session: nox.Session) -> None:
+    """Run the tests again with the pure-Python kernels, without those that take long."""
+    Environment(session).pytest(
+        *EVERYTHING,
+        "--ignore=tests/parity",  # compares the two kinds of kernels; has run
+        "-m",
+        "not slow and not compiled",
+        RELAY_PURE_PYTHON="1",
+    )
+
+
+@nox.session
+def tests_py313(session: nox.Session) -> None:
+    """Run the tests of logic and HTTP on Python 3.13, with the pair of quart made for it."""
+    python = _find_python("3.13")
+    if python is None:
+        session.warn("NOT TESTED: Python 3.13 with quart 0.23 and quart-trio 0.13; there is no")
+        session.warn("NOT TESTED: python3.13 on PATH or in pyenv.")
+        session.skip("no Python 3.13")
+    Environment(session, python).pytest(
+        "tests/unit", "tests/parity", "tests/integration", "-m", "not slow"
+    )
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """Run the tests against real peers, which are built first where they are missing."""
+    environment = Environment(session)
+    session.run("tools/build-peers", env={"PYTHON": sys.executable}, external=True)
+    environment.pytest("tests/interop")
+
+
+@nox.session
+def fast(session: nox.Session) -> None:
+    """Check form, types and units."""
+    lint(session)
+    types(session)
+    Environment(session).pytest("tests/unit", "-m", "not slow")
+
+
+@nox.session
+def debug(session: nox.Session) -> None:
+    """Run the tests of the kernels on an extension built with every check."""
+    raise NotImplementedError
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure; bench/README.md says what."""
+    Environment(session).run("python", "-m", "bench", *session.posargs)
