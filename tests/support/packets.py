@@ -36,9 +36,14 @@ def now_us() -> int:
 class Packet:
     """A signed packet as a client sends it: `payload` is the body of a PUT."""
 
-    key: str
+    public_key: bytes
     timestamp_us: int
     payload: bytes
+
+    @property
+    def key(self) -> str:
+        """The key as URLs spell it."""
+        return zbase32(self.public_key)
 
     @property
     def dns(self) -> bytes:
@@ -76,7 +81,7 @@ class Author:
         """Sign any bytes as a DNS message."""
         stamp = now_us() if timestamp_us is None else timestamp_us
         signature = self._signing.sign(signable(stamp, dns)).signature
-        return Packet(self.key, stamp, signature + stamp.to_bytes(8) + dns)
+        return Packet(self.public_key, stamp, signature + stamp.to_bytes(8) + dns)
 
 
 def signable(timestamp_us: int, dns: bytes) -> bytes:

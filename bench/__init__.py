@@ -1,0 +1,1 @@
+"""Benches: our relay and the reference under the same load; ``python -m bench --help``."""

@@ -1,0 +1,260 @@
+/* An HTTP/1.1 load generator that checks every answer.
+ *
+ *     load PORT CONNECTIONS SECONDS once|cycle REQUESTS
+ *
+ * REQUESTS is a file of records, little endian: u32 length and bytes of a request; u16 status
+ * expected; u32 length and bytes of the body expected (length 0xffffffff: any body). Each
+ * connection sends the next record as soon as its last answer is complete, so CONNECTIONS is
+ * the concurrency. Ends after SECONDS, or with `once` when all records were sent.
+ *
+ * Prints one line of JSON. Only an answer with the expected status and body counts as `ok`.
+ * One epoll loop and no allocation per request: it must cost less than the servers it measures.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BUFFER 65536
+#define LATENCIES_MAX (1u << 24)
+#define ANY_BODY 0xffffffffu
+#define STATUSES 600
+
+typedef struct {
+    const char *request, *body;
+    uint32_t request_length, body_length;
+    uint16_t status;
+} Record;
+
+typedef struct {
+    int fd;
+    uint32_t sent, received;
+    const Record *record; /* NULL: nothing under way */
+    int64_t started_ns;
+    char *buffer;
+} Connection;
+
+static Record *records;
+static uint64_t record_count, next_record, taken_max;
+static uint32_t *latencies_us;
+static uint64_t answers, ok, wrong_status, wrong_body, broken, by_status[STATUSES];
+static int64_t deadline_ns;
+static int epoll_fd, port;
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void die(const char *what) {
+    perror(what);
+    exit(1);
+}
+
+static void read_records(const char *path) {
+    int fd = open(path, O_RDONLY);
+    struct stat info;
+    if (fd < 0 || fstat(fd, &info) < 0) die(path);
+    char *data = malloc(info.st_size + 1);
+    for (off_t at = 0; at < info.st_size;) {
+        ssize_t n = read(fd, data + at, info.st_size - at);
+        if (n <= 0) die(path);
+        at += n;
+    }
+    close(fd);
+    uint64_t capacity = 0;
+    for (char *p = data, *end = data + info.st_size; p < end; record_count++) {
+        if (record_count == capacity) {
+            capacity = capacity ? 2 * capacity : 1024;
+            records = realloc(records, capacity * sizeof *records);
+        }
+        Record *r = &records[record_count];
+        memcpy(&r->request_length, p, 4), p += 4;
+        r->request = p, p += r->request_length;
+        memcpy(&r->status, p, 2), p += 2;
+        memcpy(&r->body_length, p, 4), p += 4;
+        r->body = p;
+        if (r->body_length != ANY_BODY) p += r->body_length;
+    }
+}
+
+static void watch(Connection *c, uint32_t events, int operation) {
+    struct epoll_event event = {.events = events, .data.ptr = c};
+    if (epoll_ctl(epoll_fd, operation, c->fd, &event) < 0) die("epoll_ctl");
+}
+
+static void open_connection(Connection *c) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int one = 1;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (connect(c->fd, (struct sockaddr *)&to, sizeof to) < 0) die("connect");
+    fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    watch(c, EPOLLIN, EPOLL_CTL_ADD);
+}
+
+/* Sends what is left of the request; 0 when the connection broke. */
+static int push(Connection *c) {
+    const Record *r = c->record;
+    while (c->sent < r->request_length) {
+        ssize_t n = send(c->fd, r->request + c->sent, r->request_length - c->sent, MSG_NOSIGNAL);
+        if (n < 0 && errno == EAGAIN) {
+            watch(c, EPOLLIN | EPOLLOUT, EPOLL_CTL_MOD);
+            return 1;
+        }
+        if (n < 0) return 0;
+        c->sent += n;
+    }
+    return 1;
+}
+
+static int start(Connection *c) {
+    c->record = NULL;
+    c->sent = c->received = 0;
+    int64_t now = now_ns();
+    if (next_record >= taken_max || now >= deadline_ns) return 1;
+    c->record = &records[next_record++ % record_count];
+    c->started_ns = now;
+    return push(c);
+}
+
+static void reopen(Connection *c) {
+    close(c->fd);
+    open_connection(c);
+    if (!start(c)) die("a new connection broke at once");
+}
+
+static void judge(Connection *c, int status, const char *body, uint32_t length) {
+    const Record *r = c->record;
+    uint32_t us = (now_ns() - c->started_ns) / 1000;
+    if (answers < LATENCIES_MAX) latencies_us[answers] = us;
+    answers++;
+    by_status[status]++;
+    if (status != r->status)
+        wrong_status++;
+    else if (r->body_length != ANY_BODY &&
+             (length != r->body_length || memcmp(body, r->body, length)))
+        wrong_body++;
+    else
+        ok++;
+}
+
+static const char *field(const char *head, const char *end, const char *name) {
+    size_t length = strlen(name);
+    for (const char *line = head; line && line + length < end;) {
+        if (!strncasecmp(line, name, length)) return line + length;
+        line = memchr(line, '\n', end - line);
+        if (line) line++;
+    }
+    return NULL;
+}
+
+/* Looks at what has been received: 1 when the connection goes on, 0 when it must be reopened. */
+static int digest(Connection *c) {
+    char *end = memmem(c->buffer, c->received, "\r\n\r\n", 4);
+    if (!end) return c->received < BUFFER;
+    end += 4;
+    int status = c->received > 12 ? atoi(c->buffer + 9) : 0;
+    if (status < 100 || status >= STATUSES) return 0;
+    const char *length_text = field(c->buffer, end, "content-length:");
+    uint32_t length = length_text ? strtoul(length_text, NULL, 10) : 0;
+    if (length > BUFFER - (uint32_t)(end - c->buffer)) return 0;
+    if (c->received < (uint32_t)(end - c->buffer) + length) return 1;
+    const char *connection = field(c->buffer, end, "connection:");
+    judge(c, status, end, length);
+    c->record = NULL;
+    if (connection && !strncasecmp(connection + strspn(connection, " "), "close", 5)) return 0;
+    return start(c);
+}
+
+static int readable(Connection *c) {
+    ssize_t n = recv(c->fd, c->buffer + c->received, BUFFER - c->received, 0);
+    if (n < 0) return errno == EAGAIN;
+    if (n == 0) return 0;
+    c->received += n;
+    return c->record ? digest(c) : 0;
+}
+
+static void handle(Connection *c, uint32_t events) {
+    int good = 1;
+    if (events & EPOLLOUT) {
+        watch(c, EPOLLIN, EPOLL_CTL_MOD);
+        good = push(c);
+    }
+    if (good && events & (EPOLLIN | EPOLLHUP | EPOLLERR)) good = readable(c);
+    if (!good) {
+        broken += c->record != NULL;
+        reopen(c);
+    }
+}
+
+static int compare(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void report(double seconds) {
+    uint64_t n = answers < LATENCIES_MAX ? answers : LATENCIES_MAX;
+    qsort(latencies_us, n, sizeof *latencies_us, compare);
+    printf("{\"seconds\": %.6f, \"answers\": %lu, \"ok\": %lu, \"wrong_status\": %lu, "
+           "\"wrong_body\": %lu, \"broken\": %lu, \"statuses\": {",
+           seconds, answers, ok, wrong_status, wrong_body, broken);
+    const char *comma = "";
+    for (int status = 0; status < STATUSES; status++)
+        if (by_status[status]) {
+            printf("%s\"%d\": %lu", comma, status, by_status[status]);
+            comma = ", ";
+        }
+    printf("}");
+    const double parts[] = {0.5, 0.9, 0.99, 0.999};
+    const char *names[] = {"p50", "p90", "p99", "p999"};
+    for (int i = 0; i < 4; i++)
+        printf(", \"%s_us\": %u", names[i], n ? latencies_us[(uint64_t)(parts[i] * (n - 1))] : 0);
+    printf(", \"max_us\": %u}\n", n ? latencies_us[n - 1] : 0);
+}
+
+int main(int count, char **arguments) {
+    if (count != 6) {
+        fprintf(stderr, "usage: load PORT CONNECTIONS SECONDS once|cycle REQUESTS\n");
+        return 2;
+    }
+    port = atoi(arguments[1]);
+    int connections = atoi(arguments[2]), busy = connections;
+    read_records(arguments[5]);
+    taken_max = strcmp(arguments[4], "once") ? UINT64_MAX : record_count;
+    latencies_us = malloc(sizeof *latencies_us * LATENCIES_MAX);
+    epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    Connection *all = calloc(connections, sizeof *all);
+    for (int i = 0; i < connections; i++) {
+        all[i].buffer = malloc(BUFFER);
+        open_connection(&all[i]);
+    }
+    int64_t begun = now_ns();
+    deadline_ns = begun + (int64_t)(atof(arguments[3]) * 1e9);
+    for (int i = 0; i < connections; i++)
+        if (!start(&all[i])) die("send");
+    /* After the deadline the answers under way are still awaited, at most half a minute. */
+    while (busy && now_ns() < deadline_ns + 30000000000) {
+        struct epoll_event events[256];
+        int n = epoll_wait(epoll_fd, events, 256, 1000);
+        for (int i = 0; i < n; i++) handle(events[i].data.ptr, events[i].events);
+        busy = 0;
+        for (int i = 0; i < connections; i++) busy += all[i].record != NULL;
+    }
+    broken += busy;
+    report((now_ns() - begun) / 1e9);
+    return 0;
+}
