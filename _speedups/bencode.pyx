@@ -11,6 +11,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.string cimport memcpy
 
+from _speedups.bencode cimport Sink, Source
+
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
 
@@ -26,19 +28,6 @@ cdef enum:
     _LONG_LONG_DIGITS = 18      # any number of so many digits fits
     _NUMBER_BYTES = 24          # room for a 64-bit number with sign and one more letter
     _SINK_BYTES = 512           # the start; most messages are smaller
-
-
-cdef struct Source:
-    # The bytes being read; whoever fills this keeps their owner alive.
-    const unsigned char *data
-    Py_ssize_t size
-    Py_ssize_t position     # invariant: 0 <= position <= size
-
-cdef struct Sink:
-    # The bytes being written; `data` is PyMem memory, freed by whoever filled this.
-    char *data
-    Py_ssize_t size         # invariant: 0 <= size <= capacity
-    Py_ssize_t capacity
 
 
 class BencodeError(ValueError):

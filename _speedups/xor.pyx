@@ -10,34 +10,17 @@ Parity: tests/parity/test_xor.py.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
-from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memmove
+
+from _speedups.xor cimport (
+    EMPTY, ORDINARY, PREFERRED, Entry, Id160, Ranked, before, load,
+)
 
 ID_BYTES = 20
 
 cdef enum:
     _ID_BYTES = 20
     _RANKED_ON_STACK = 32
-
-cdef enum State:
-    EMPTY = 0
-    ORDINARY = 1
-    PREFERRED = 2
-
-cdef struct Id160:
-    # 160 bits as numbers, most significant first, whatever the machine's byte order.
-    uint64_t high
-    uint64_t middle
-    uint32_t low
-
-cdef struct Entry:
-    Id160 identifier
-    State state
-
-cdef struct Ranked:
-    Id160 distance
-    bint late               # not preferred
-    Py_ssize_t slot
 
 cdef object _from_bytes = int.from_bytes
 
@@ -104,7 +87,7 @@ cdef class IdTable:
     def set(self, Py_ssize_t slot, bytes identifier not None, bint preferred):
         """Put an identifier into a slot, over whatever was there."""
         cdef Entry *entry = self._slot(slot)
-        entry.identifier = _load(_octets(identifier))
+        entry.identifier = load(_octets(identifier))
         if entry.state == EMPTY:
             self._used += 1
         entry.state = PREFERRED if preferred else ORDINARY
@@ -125,7 +108,7 @@ cdef class IdTable:
         """Return at most `count` slots: preferred ones first, then by distance to `target`."""
         cdef Ranked on_stack[_RANKED_ON_STACK]
         cdef Ranked *ranked = on_stack
-        cdef Id160 centre = _load(_octets(target))
+        cdef Id160 centre = load(_octets(target))
         cdef Py_ssize_t at
         count = min(count, self._used)
         if count <= 0:
@@ -158,13 +141,13 @@ cdef class IdTable:
             candidate.distance.middle = entry.identifier.middle ^ target.middle
             candidate.distance.low = entry.identifier.low ^ target.low
             candidate.slot = slot
-            if filled == count and not _before(&candidate, &ranked[filled - 1]):
+            if filled == count and not before(&candidate, &ranked[filled - 1]):
                 continue
             low = 0
             high = filled
             while low < high:       # behind its equals, which came in earlier slots
                 middle = (low + high) // 2
-                if _before(&candidate, &ranked[middle]):
+                if before(&candidate, &ranked[middle]):
                     high = middle
                 else:
                     low = middle + 1
@@ -178,33 +161,6 @@ cdef class IdTable:
         if not 0 <= slot < self._capacity:
             raise IndexError(f"no slot {slot} in a table of {self._capacity}")
         return &self._entries[slot]
-
-
-cdef Id160 _load(const unsigned char *octets) noexcept nogil:
-    """Read 20 bytes as an identifier."""
-    cdef Id160 identifier
-    cdef int at
-    identifier.high = 0
-    identifier.middle = 0
-    identifier.low = 0
-    for at in range(8):
-        identifier.high = identifier.high << 8 | octets[at]
-    for at in range(8, 16):
-        identifier.middle = identifier.middle << 8 | octets[at]
-    for at in range(16, 20):
-        identifier.low = identifier.low << 8 | octets[at]
-    return identifier
-
-
-cdef bint _before(const Ranked *left, const Ranked *right) noexcept nogil:
-    """Whether `left` belongs strictly in front of `right`; slots take no part."""
-    if left.late != right.late:
-        return right.late
-    if left.distance.high != right.distance.high:
-        return left.distance.high < right.distance.high
-    if left.distance.middle != right.distance.middle:
-        return left.distance.middle < right.distance.middle
-    return left.distance.low < right.distance.low
 
 
 cdef const unsigned char *_octets(bytes identifier) except NULL:
