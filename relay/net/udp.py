@@ -1,0 +1,363 @@
+"""Drives a sans-IO `DhtNode` on a UDP socket under Trio.
+
+    socket ─→ inbox ─→ node ─→ outbox ─→ socket
+                        │
+                        └─→ events ─→ whoever waits for the handle
+
+Two tasks share one method, `_turn`: the reader takes it when datagrams arrive, the keeper when
+a deadline of the node has come. A turn empties the kernel's buffer first (that is where
+datagrams get lost), then lets the node see a limited number of them, so that other tasks of
+the process get their share. The node's clock follows the arrival of datagrams: a deadline takes
+effect only when everything that arrived before it has been seen, or an answer that waited in
+our own queue would count as a time-out.
+
+Sends go out at once, in bursts of limited size; the rest waits for the writer task, which also
+waits when the socket is full. No error of the network ends the driver: what cannot be sent is
+counted and forgotten, as if lost on its way.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from relay.dht.events import (
+    Bootstrapped,
+    Event,
+    GetFinished,
+    GetHandle,
+    GetOutcome,
+    ItemReceived,
+    PutFailure,
+    PutFinished,
+    PutHandle,
+    PutOutcome,
+    TablePoor,
+)
+from relay.net.bootstrap import BootstrapNames
+from relay.net.udp_socket import kernel_drops, receive_datagrams
+
+if TYPE_CHECKING:
+    from relay.dht.items import MutableItem
+    from relay.dht.node import DhtNode
+    from relay.dht.node_id import Address
+
+_log: Final = logging.getLogger("relay.net")
+
+READ_DATAGRAMS_MAX: Final = 256
+"""Taken from the kernel in one go; a microsecond or two each."""
+TURN_DATAGRAMS_MAX: Final = 32
+"""Shown to the node before other tasks run: about two milliseconds with the slowest queries."""
+INBOX_MAX: Final = 4096
+"""Datagrams read but not yet seen by the node, 8 MiB at most; beyond it the kernel drops."""
+BURST_DATAGRAMS_MAX: Final = 64
+"""Sent before other tasks run: their answers must find room in the receive buffer."""
+OUTBOX_MAX: Final = 16_384
+"""Datagrams waiting to be sent; beyond it new ones are dropped, as by a full network."""
+ERRORS_PAUSE_S: Final = 0.05
+"""When reading gives nothing but errors, wait this long instead of spinning."""
+SAVE_INTERVAL_S: Final = 180.0
+
+SavedNode = tuple[bytes, str, int]
+"""Node id, IPv4 address, port: how a routing table is kept between runs."""
+
+
+class _Arrival(NamedTuple):
+    payload: bytes
+    source: Address
+    arrived: float
+
+
+@dataclass(slots=True)
+class DriverCounters:
+    """Numbers of datagrams since the start, unless the name says otherwise."""
+
+    received: int = 0
+    sent: int = 0
+    receive_errors: int = 0
+    """Errors, not datagrams: ICMP messages that the system reports to readers."""
+    send_errors: int = 0
+    """The network or the system refused to take a datagram."""
+    send_overflows: int = 0
+    """Dropped because too many were waiting to be sent."""
+
+
+class _Lookup(NamedTuple):
+    on_item: Callable[[MutableItem], None]
+    on_finished: Callable[[GetOutcome], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Put:
+    outcome: PutOutcome | None = None
+    finished: trio.Event = field(default_factory=trio.Event)
+
+
+class DhtDriver:
+    """Our node on a socket.
+
+    Args:
+        node: sees nothing of sockets and clocks; nobody else may call it while the driver runs.
+        sock: from `bind_udp`; the driver is its only user and closes it at the end.
+        bootstrap: (host, port) of the nodes to begin with; names are resolved in the
+            background, again when the routing table runs poor.
+        save_nodes: given the routing table every few minutes and at the end, for the next start.
+    """
+
+    def __init__(
+        self,
+        node: DhtNode,
+        sock: socket.socket,
+        *,
+        bootstrap: Sequence[tuple[str, int]] = (),
+        save_nodes: Callable[[list[SavedNode]], None] | None = None,
+    ) -> None:
+        self.node = node
+        self.counters = DriverCounters()
+        self.local_address: Address = sock.getsockname()
+        self._sock = sock
+        self._names = BootstrapNames(bootstrap)
+        self._save_nodes = save_nodes
+        self._inbox: deque[_Arrival] = deque()
+        self._outbox: deque[tuple[bytes, Address]] = deque()
+        self._lookups: dict[GetHandle, _Lookup] = {}
+        self._puts: dict[PutHandle, _Put] = {}
+        self._alarm = trio.CancelScope()
+        self._leftover = trio.Event()
+        self._bootstrapped = trio.Event()
+        self._closed = False
+
+    @property
+    def kernel_drops(self) -> int | None:
+        """Datagrams that the kernel dropped because its buffer was full; None: unknown."""
+        return None if self._closed else kernel_drops(self._sock)
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Move datagrams between socket and node until cancelled.
+
+        Start with ``await nursery.start(driver.run)``, which returns the bound address.
+        A peer can never make this raise; whatever does escape is our bug and should end
+        the program. At the end whoever still waits gets an outcome without answers.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_socket)
+                nursery.start_soon(self._keep_deadlines)
+                nursery.start_soon(self._write_leftovers)
+                nursery.start_soon(self._names.run, self._add_bootstrap)
+                nursery.start_soon(self._save_now_and_then)
+                self._flush()
+                task_status.started(self.local_address)
+        finally:
+            self._save()
+            self._close()
+
+    async def wait_bootstrapped(self, timeout: float) -> bool:
+        """Wait until a node has answered us, at most `timeout` seconds; tell whether one has.
+
+        With nobody to ask, neither now nor once names are resolved, it does not wait.
+        """
+        if self.node.bootstrapped:
+            return True
+        if not self._names.configured and self.node.counters.queries_out == 0:
+            return False
+        with trio.move_on_after(timeout):
+            await self._bootstrapped.wait()
+        return self.node.bootstrapped
+
+    def start_get(
+        self,
+        public_key: bytes,
+        *,
+        salt: bytes = b"",
+        seq: int | None = None,
+        on_item: Callable[[MutableItem], None],
+        on_finished: Callable[[GetOutcome], None],
+    ) -> GetHandle:
+        """Start or join a look-up of a mutable item.
+
+        Args:
+            public_key: 32 bytes.
+            salt: as in BEP 44.
+            seq: only items with a higher one are wanted.
+            on_item: called for each verified item, newer ones after older ones.
+            on_finished: called once, last; not after `release`. Neither may raise.
+        """
+        handle = self.node.start_get(public_key, salt=salt, seq=seq, now=trio.current_time())
+        self._lookups[handle] = _Lookup(on_item, on_finished)
+        if self._closed:
+            self._end_waiting()
+        else:
+            self._flush()
+        return handle
+
+    def release(self, handle: GetHandle) -> None:
+        """Lose interest in a look-up; one that has finished may be released, too."""
+        if self._lookups.pop(handle, None) is not None and not self._closed:
+            self.node.release(handle, now=trio.current_time())
+            self._flush()
+
+    async def put(self, item: MutableItem, *, cas: int | None = None) -> PutOutcome:
+        """Store an item on the nodes closest to its target, and wait for their answers.
+
+        Cancelled, it leaves the decision how to end to the node: what was sent is sent.
+        """
+        handle = self.node.start_put(item, cas=cas, now=trio.current_time())
+        put = self._puts[handle] = _Put()
+        try:
+            if self._closed:
+                self._end_waiting()
+            else:
+                self._flush()
+            await put.finished.wait()
+        finally:
+            del self._puts[handle]
+            if put.outcome is None and not self._closed:
+                self.node.release(handle, now=trio.current_time())
+                self._flush()
+        return put.outcome or PutOutcome(0, 0, PutFailure.TIMED_OUT)
+
+    # The tasks.
+
+    async def _read_socket(self) -> None:
+        while True:
+            if not self._inbox:
+                await trio.lowlevel.wait_readable(self._sock)
+            if self._turn():
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.sleep(ERRORS_PAUSE_S)
+
+    async def _keep_deadlines(self) -> None:
+        while True:
+            # `_flush` moves the deadline while we sleep.
+            with trio.CancelScope(deadline=self._next_alarm()) as self._alarm:
+                await trio.sleep_forever()
+            self._turn()
+            while self._inbox:  # the reader may be waiting for the socket, which is empty now
+                await trio.lowlevel.checkpoint()
+                self._turn()
+
+    async def _write_leftovers(self) -> None:
+        while True:
+            await self._leftover.wait()
+            await trio.lowlevel.wait_writable(self._sock)
+            self._send_burst()
+            await trio.lowlevel.checkpoint()
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(SAVE_INTERVAL_S)
+            self._save()
+
+    # What they share; none of it waits.
+
+    def _turn(self) -> bool:
+        """Read, show the node a limited number of datagrams, let it act; False: only errors."""
+        healthy = self._drain()
+        for _ in range(min(len(self._inbox), TURN_DATAGRAMS_MAX)):
+            self.node.receive_datagram(*self._inbox.popleft())
+        now = self._inbox[0].arrived if self._inbox else trio.current_time()
+        if self.node.next_deadline() <= now:
+            self.node.handle_deadline(now)
+        self._flush()
+        return healthy
+
+    def _drain(self) -> bool:
+        """Move datagrams from the kernel to the inbox, while there is room."""
+        limit = min(READ_DATAGRAMS_MAX, INBOX_MAX - len(self._inbox))
+        datagrams, errors = receive_datagrams(self._sock, limit)
+        arrived = trio.current_time()
+        self._inbox.extend(_Arrival(payload, source, arrived) for payload, source in datagrams)
+        self.counters.received += len(datagrams)
+        self.counters.receive_errors += errors
+        return errors == 0 or errors < limit
+
+    def _flush(self) -> None:
+        """Send what the node wants to send, tell what it has to tell, set the alarm."""
+        # Those who are told may start or release something: then there is more of both.
+        while events := self.node.take_events():
+            for event in events:
+                self._dispatch(event)
+        for datagram in self.node.datagrams_to_send():
+            if len(self._outbox) < OUTBOX_MAX:
+                self._outbox.append(datagram)
+            else:
+                self.counters.send_overflows += 1
+        if self._outbox and not self._leftover.is_set():
+            self._send_burst()
+        self._alarm.deadline = self._next_alarm()
+
+    def _next_alarm(self) -> float:
+        """When the node wants to act next; not while datagrams wait, which come first."""
+        return inf if self._inbox else self.node.next_deadline()
+
+    def _send_burst(self) -> None:
+        outbox = self._outbox
+        for _ in range(min(len(outbox), BURST_DATAGRAMS_MAX)):
+            payload, address = outbox[0]
+            try:
+                self._sock.sendto(payload, address)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                if error.errno == errno.EBADF:
+                    raise
+                self.counters.send_errors += 1
+            else:
+                self.counters.sent += 1
+            outbox.popleft()
+        if outbox:
+            self._leftover.set()
+        elif self._leftover.is_set():
+            self._leftover = trio.Event()
+
+    def _dispatch(self, event: Event) -> None:
+        match event:
+            case ItemReceived(handle, item):
+                if (lookup := self._lookups.get(handle)) is not None:
+                    lookup.on_item(item)
+            case GetFinished(handle, outcome):
+                if (lookup := self._lookups.pop(handle, None)) is not None:
+                    lookup.on_finished(outcome)
+            case PutFinished(handle, outcome):
+                if (put := self._puts.get(handle)) is not None:
+                    put.outcome = outcome
+                    put.finished.set()
+            case Bootstrapped():
+                self._bootstrapped.set()
+            case TablePoor():
+                self._names.resolve_again()
+            # Values and peers are left out: nothing here asks for them.
+
+    def _add_bootstrap(self, addresses: list[Address]) -> None:
+        self.node.add_bootstrap(addresses, trio.current_time())
+        self._flush()
+
+    def _save(self) -> None:
+        """Hand the routing table over; an empty one would overwrite what the next start needs."""
+        nodes = self.node.nodes()
+        if self._save_nodes is not None and nodes:
+            self._save_nodes([(node.id, *node.address) for node in nodes])
+
+    def _close(self) -> None:
+        self._closed = True
+        self._sock.close()
+        self._end_waiting()
+
+    def _end_waiting(self) -> None:
+        for lookup in self._lookups.values():
+            lookup.on_finished(GetOutcome(None, 0, 0, 0))
+        self._lookups.clear()
+        for put in self._puts.values():
+            put.finished.set()
