@@ -1,0 +1,89 @@
+"""Which kernels are loaded, and why: the choice is made once, at import, in `relay._kernels`."""
+
+import os
+import subprocess
+import sys
+
+from relay._speedups import bencode, ed25519, xor
+
+from relay import _kernels
+from relay._pure import bencode as pure_bencode
+from relay._pure import ed25519 as pure_ed25519
+from relay._pure import xor as pure_xor
+
+KERNELS = {
+    "BencodeError": (bencode, pure_bencode),
+    "IdTable": (xor, pure_xor),
+    "bucket_index": (xor, pure_xor),
+    "decode": (bencode, pure_bencode),
+    "decode_prefix": (bencode, pure_bencode),
+    "distance": (xor, pure_xor),
+    "encode": (bencode, pure_bencode),
+    "is_point": (ed25519, pure_ed25519),
+    "verify": (ed25519, pure_ed25519),
+    "verify_batch": (ed25519, pure_ed25519),
+}
+
+REPORT = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(name)s", level=logging.INFO)
+if "hide" in sys.argv:
+    sys.modules["relay._speedups.xor"] = None  # the import system's way to say: not there
+from relay import _kernels as k
+kernels = (k.decode, k.distance, k.verify, k.IdTable)
+print(k.IMPLEMENTATION, k.FORCED_PURE, *sorted({kernel.__module__ for kernel in kernels}))
+"""
+
+
+def report(*, environment: dict[str, str], arguments: tuple[str, ...] = ()) -> list[str]:
+    """What a fresh interpreter chose, as lines: log records first, the choice last."""
+    inherited = {k: v for k, v in os.environ.items() if k != "RELAY_PURE_PYTHON"}
+    result = subprocess.run(
+        [sys.executable, "-c", REPORT, *arguments],
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return result.stdout.splitlines()
+
+
+COMPILED = "compiled False relay._speedups.bencode relay._speedups.ed25519 relay._speedups.xor"
+PURE = "relay._pure.bencode relay._pure.ed25519 relay._pure.xor"
+
+
+def test_this_suite_runs_with_the_kernels_it_was_asked_to_run_with() -> None:
+    """The compiled ones, unless RELAY_PURE_PYTHON=1: no test run passes by falling back."""
+    pure = os.environ.get("RELAY_PURE_PYTHON") == "1"
+    assert pure == _kernels.FORCED_PURE
+    assert ("pure" if pure else "compiled") == _kernels.IMPLEMENTATION
+    for name, modules in KERNELS.items():
+        assert getattr(_kernels, name) is getattr(modules[pure], name), name
+
+
+def test_the_table_above_names_every_kernel() -> None:
+    constants = {name for name in _kernels.__all__ if name.isupper()}
+    assert set(_kernels.__all__) == KERNELS.keys() | constants | {"Value"}
+
+
+def test_compiled_kernels_are_chosen_and_are_machine_code() -> None:
+    assert report(environment={}) == [COMPILED]
+    for module in (bencode, ed25519, xor):
+        assert module.__file__ is not None
+        assert module.__file__.endswith((".so", ".pyd"))
+
+
+def test_the_environment_forces_the_twins_without_a_warning() -> None:
+    assert report(environment={"RELAY_PURE_PYTHON": "1"}) == [f"pure True {PURE}"]
+
+
+def test_only_1_forces_the_twins() -> None:
+    assert report(environment={"RELAY_PURE_PYTHON": "0"}) == [COMPILED]
+
+
+def test_one_missing_kernel_means_the_twins_for_all_and_one_warning() -> None:
+    assert report(environment={}, arguments=("hide",)) == [
+        "WARNING relay.kernels",
+        f"pure False {PURE}",
+    ]
