@@ -1,0 +1,152 @@
+"""What a look-up looks for, besides nodes: reads the values in answers and checks them.
+
+A value is used only after its proof: the owner's signature and the target for a mutable item,
+the hash for an immutable one. Nothing larger than BEP 44 allows is ever used, even if its owner
+signed it (the reference serves such values; issue 3, section 4 refuses them).
+
+Source: BEP 44, BEP 5 (`get_peers`); design/protocol.md, sections 7.1 and 7.6.
+"""
+
+from typing import Final, Protocol
+
+from relay import _kernels
+from relay.dht import krpc
+from relay.dht.items import (
+    SEQ_MAX,
+    SEQ_MIN,
+    SIGNATURE_BYTES,
+    VALUE_BYTES_MAX,
+    MutableItem,
+    immutable_target,
+    value_bytes,
+)
+from relay.dht.krpc import Response
+from relay.dht.node_id import Address
+
+FOUND_MAX: Final = 64
+"""Items and peer lists a look-up keeps for those who join it late."""
+
+
+class InvalidValueError(ValueError):
+    """An answer carries a value that must not be used."""
+
+
+class Collector(Protocol):
+    """Reads the values of one look-up's answers."""
+
+    def take(self, response: Response) -> object | None:
+        """Return what is new and proven in an answer, None if there is nothing.
+
+        Raises:
+            InvalidValueError: there is a value, but it does not hold.
+        """
+
+
+def newer(left: MutableItem, right: MutableItem) -> bool:
+    """Whether `left` supersedes `right`: a higher seq, or the same and a larger value.
+
+    The order of design/protocol.md, section 3, so that all relays agree on the winner.
+    """
+    if left.seq != right.seq:
+        return left.seq > right.seq
+    return (left.value or b"", left.v_encoded) > (right.value or b"", right.v_encoded)
+
+
+class ItemCollector:
+    """Mutable items of one key and salt, each newer than those before it.
+
+    The same item from twenty nodes is verified once, one that is not newer not at all.
+    """
+
+    def __init__(self, public_key: bytes, salt: bytes | None) -> None:
+        self._public_key = public_key
+        self._salt = salt
+        self.found: list[MutableItem] = []
+        """In order of arrival; the last one is the best."""
+        self._forged: set[MutableItem] = set()
+
+    @property
+    def best(self) -> MutableItem | None:
+        """The newest item so far."""
+        return self.found[-1] if self.found else None
+
+    def take(self, response: Response) -> MutableItem | None:
+        """See `Collector`."""
+        item = self._read(response)
+        if item is None or (self.found and not newer(item, self.found[-1])):
+            return None
+        if item in self._forged or not item.verify():
+            if len(self._forged) < FOUND_MAX:
+                self._forged.add(item)
+            raise InvalidValueError("bad signature")
+        if len(self.found) >= FOUND_MAX:
+            del self.found[0]
+        self.found.append(item)
+        return item
+
+    def _read(self, response: Response) -> MutableItem | None:
+        values = response.values
+        if b"v" not in values:
+            return None  # nothing stored, or nothing newer than the asked seq
+        public_key, seq, signature = values.get(b"k"), values.get(b"seq"), values.get(b"sig")
+        if (
+            public_key != self._public_key
+            or not isinstance(seq, int)
+            or not SEQ_MIN <= seq <= SEQ_MAX
+            or not isinstance(signature, bytes)
+            or len(signature) != SIGNATURE_BYTES
+        ):
+            raise InvalidValueError("no mutable item of this key")
+        v_encoded = _read_value(response)
+        return MutableItem(self._public_key, seq, v_encoded, signature, self._salt)
+
+
+class ValueCollector:
+    """The one immutable value with a given hash."""
+
+    def __init__(self, target: bytes) -> None:
+        self._target = target
+        self.found: list[bytes] = []
+
+    def take(self, response: Response) -> bytes | None:
+        """See `Collector`."""
+        if self.found or b"v" not in response.values:
+            return None
+        v_encoded = _read_value(response)
+        if immutable_target(v_encoded) != self._target:
+            raise InvalidValueError("another value's hash")
+        self.found.append(v_encoded)
+        return v_encoded
+
+
+class PeerCollector:
+    """Torrent peers, as nodes name them; nothing proves them."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[Address, ...]] = []
+
+    def take(self, response: Response) -> tuple[Address, ...] | None:
+        """See `Collector`."""
+        entries = response.values.get(b"values")
+        if entries is None:
+            return None
+        if not isinstance(entries, list):
+            raise InvalidValueError("no list of peers")
+        peers = tuple(
+            krpc.unpack_address(entry)
+            for entry in entries
+            if isinstance(entry, bytes) and len(entry) == krpc.ADDRESS_BYTES
+        )
+        if not peers:
+            return None
+        if len(self.found) < FOUND_MAX:
+            self.found.append(peers)
+        return peers
+
+
+def _read_value(response: Response) -> bytes:
+    """Return `v` bencoded, or raise if it is larger than BEP 44 allows."""
+    v_encoded = _kernels.encode(response.values[b"v"])
+    if value_bytes(v_encoded) > VALUE_BYTES_MAX:
+        raise InvalidValueError("value too large")
+    return v_encoded

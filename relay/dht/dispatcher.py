@@ -1,0 +1,320 @@
+"""Sends the queries of all operations, each at its time, and keeps the clock of each.
+
+Three things hold a query back:
+
+- the *window*: at most so many queries are on the wire at a time, counting those younger than
+  the soft time limit. Answers then cannot arrive faster than the receive buffer can hold them
+  while we are busy: this is what the reference lacks when many look-ups run at once;
+- *pacing* per address: libtorrent bans an address for 50 packets in 10 s. What has to wait
+  longer than a second is not sent at all, and the operation goes on without that node;
+- the *transaction table*, whose size is fixed.
+
+Operations wait in a queue of first come, first served: finishing one early beats having all
+of them half done. Everything is driven by datagrams and deadlines, nothing polls.
+
+Sans-IO: callers pass `now`, fetch the datagrams, and call again at `next_deadline`.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from heapq import heappop, heappush
+from math import inf
+from random import Random
+from typing import Final, Protocol, TypeAlias
+from weakref import ref
+
+from relay.dht.counters import NodeCounters
+from relay.dht.node_id import Address
+from relay.dht.operations import Contact, Operation, State
+from relay.dht.transactions import Transaction, TransactionTable
+
+WINDOW: Final = 256
+"""Queries on the wire at a time: their answers fit the default receive buffer of Linux."""
+PACING_WAIT_MAX_S: Final = 1.0
+"""Issue 3, section 4: after this a look-up goes on without the node."""
+OUTBOX_MAX: Final = 8192
+"""Datagrams waiting for the driver; only replies are ever refused for it."""
+OPERATION_S_MAX: Final = 10.0
+"""An operation older than this ends with what it has: no stranger can keep it going."""
+SUSPECT_S: Final = 60.0
+"""How long a silent node is not waited for."""
+_SILENCES_MAX: Final = 4096
+
+Action: TypeAlias = Callable[[float], None]
+
+
+class PacerLike(Protocol):
+    """What the dispatcher needs of `relay.dht.budget.Pacer`."""
+
+    def reserve(self, ip: str, now: float) -> float:
+        """Return the seconds until a packet may go to `ip`, and count it; 0: now."""
+
+
+class Silences:
+    """Nodes that lately let a query time out; remembered for `SUSPECT_S`, oldest out first."""
+
+    def __init__(self) -> None:
+        self._since: dict[Address, tuple[float, int]] = {}
+
+    def note(self, address: Address, now: float) -> int:
+        """Note a time-out; returns how many there were in a row."""
+        _, count = self._since.pop(address, (now, 0))
+        self._since[address] = (now, count + 1)
+        if len(self._since) > _SILENCES_MAX:
+            del self._since[next(iter(self._since))]
+        return count + 1
+
+    def forget(self, address: Address) -> None:
+        """The node answered."""
+        self._since.pop(address, None)
+
+    def suspect(self, address: Address, now: float) -> bool:
+        """Whether nobody should wait for an answer of this node."""
+        entry = self._since.get(address)
+        return entry is not None and now - entry[0] < SUSPECT_S
+
+
+class _Stage:
+    """Which time limit of a transaction comes next (see `transactions`)."""
+
+    SOFT: Final = 0
+    PATIENCE: Final = 1
+    HARD: Final = 2
+
+
+class Dispatcher:
+    """Pulls queries out of operations and pushes time into them.
+
+    Args:
+        rng: for transaction ids.
+        pacer: limits per address.
+        request_timeout_s: hard time limit of a query, seconds.
+        counters: counted into.
+        on_settled: called once for each operation that ends.
+        on_silent: called when a contact let the hard limit pass, with the number of
+            times in a row; only while others do answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        rng: Random,
+        pacer: PacerLike,
+        request_timeout_s: float,
+        counters: NodeCounters,
+        on_settled: Callable[[Operation, float], None],
+        on_silent: Callable[[Contact, int], None],
+    ) -> None:
+        self._pacer = pacer
+        self._counters = counters
+        self._on_settled = on_settled
+        self._on_silent = on_silent
+        self._transactions = TransactionTable(rng, request_timeout_s)
+        self._silences = Silences()
+        self._ready: deque[Operation] = deque()
+        self._outbox: list[tuple[bytes, Address]] = []
+        self._timers: list[tuple[float, int, int, Transaction | None, Action | None]] = []
+        self._timers_set = 0
+        # Weak: a finished look-up is not to stay in memory until its time would have run out.
+        self._expiries: deque[tuple[float, ref[Operation]]] = deque()
+        self._on_wire = 0
+        self._last_answer_at = -inf
+        self._pumping = False
+        self.window = WINDOW
+        """Most queries on the wire; the driver may fit it to its receive buffer."""
+
+    # What goes in.
+
+    def submit(self, operation: Operation, now: float) -> None:
+        """Start an operation."""
+        self._expiries.append((now + OPERATION_S_MAX, ref(operation)))
+        self.advance(operation, now)
+
+    def advance(self, operation: Operation, now: float) -> None:
+        """Take note that an operation changed: it may have ended or have more to ask."""
+        self._requeue(operation, now)
+        self._pump(now)
+
+    def abandon(self, operation: Operation) -> None:
+        """Stop an operation that nobody needs; what is on the wire may still be answered."""
+        operation.done = True
+
+    def close(self, source: Address, transaction_id: bytes, now: float) -> Transaction | None:
+        """Return the transaction that an answer ends; None for an answer to nothing."""
+        transaction = self._transactions.close(source, transaction_id, now)
+        if transaction is not None:
+            self._last_answer_at = now
+            self._silences.forget(source)
+            self._uncount(transaction)
+        return transaction
+
+    def reply(self, payload: bytes, address: Address) -> None:
+        """Send a datagram that nobody waits for the answer of."""
+        if len(self._outbox) >= OUTBOX_MAX:
+            self._counters.dropped_outbox += 1
+            return
+        self._outbox.append((payload, address))
+
+    def call_at(self, at: float, action: Action) -> None:
+        """Call `action(now)` once, at the first deadline not before `at`."""
+        self._timers_set += 1
+        heappush(self._timers, (at, self._timers_set, 0, None, action))
+
+    # What comes out.
+
+    def take_datagrams(self) -> list[tuple[bytes, Address]]:
+        """Return what is to be sent now, in order, and forget it."""
+        datagrams, self._outbox = self._outbox, []
+        return datagrams
+
+    def next_deadline(self) -> float:
+        """Return when `handle_deadline` wants to be called; inf: never."""
+        timers, expiries = self._timers, self._expiries
+        while timers and (transaction := timers[0][3]) is not None and transaction.done:
+            heappop(timers)  # answered long ago, as most are
+        while expiries and ((operation := expiries[0][1]()) is None or operation.done):
+            expiries.popleft()
+        return min(
+            timers[0][0] if timers else inf,
+            expiries[0][0] if expiries else inf,
+        )
+
+    def handle_deadline(self, now: float) -> None:
+        """Let everything happen that is due. Calling early or late is harmless."""
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            _, _, stage, transaction, action = heappop(timers)
+            if action is not None:
+                action(now)
+            elif transaction is not None and not transaction.done:
+                self._time_out(transaction, stage, now)
+        while self._expiries and self._expiries[0][0] <= now:
+            operation = self._expiries.popleft()[1]()
+            if operation is not None and not operation.done:
+                operation.done = True
+                self._on_settled(operation, now)
+        self._pump(now)
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """Smoothed round-trip time, seconds; None before the first answer."""
+        return self._transactions.round_trips.mean_s
+
+    # How it works.
+
+    def _pump(self, now: float) -> None:
+        """Send as many queries as the window allows, operation by operation."""
+        if self._pumping:  # an operation that ended has started another: the loop goes on below
+            return
+        self._pumping = True
+        ready = self._ready
+        while ready and self._on_wire < self.window and not self._transactions.full:
+            operation = ready[0]
+            contact = None if operation.done else operation.next_contact()
+            if contact is not None:
+                self._ask(operation, contact, now)
+                continue
+            ready.popleft()
+            operation.queued = False
+            self._settle(operation, now)
+        self._pumping = False
+
+    def _requeue(self, operation: Operation, now: float) -> None:
+        if not self._settle(operation, now) and not operation.queued:
+            operation.queued = True
+            self._ready.append(operation)
+
+    def _settle(self, operation: Operation, now: float) -> bool:
+        if operation.done:
+            return True
+        if not operation.settled():
+            return False
+        operation.done = True
+        self._on_settled(operation, now)
+        return True
+
+    def _ask(self, operation: Operation, contact: Contact, now: float) -> None:
+        """Send the first query to a contact, now or when its address allows it."""
+        wait_s = self._pacer.reserve(contact.address[0], now)
+        if wait_s > PACING_WAIT_MAX_S:
+            self._counters.dropped_pacing += 1
+            operation.on_dead(contact)
+            return
+        operation.on_sent(contact, suspect=self._silences.suspect(contact.address, now))
+        if wait_s <= 0:
+            self._send(operation, contact, now)
+            return
+        self._counters.paced += 1
+        self.call_at(now + wait_s, partial(self._send_paced, operation, contact))
+
+    def _send_paced(self, operation: Operation, contact: Contact, now: float) -> None:
+        if operation.done:
+            return
+        if self._transactions.full:
+            operation.on_dead(contact)
+            self.advance(operation, now)
+        else:
+            self._send(operation, contact, now)
+
+    def _send(self, operation: Operation, contact: Contact, now: float) -> None:
+        transaction, payload = self._transactions.open(operation, contact, now)
+        self._on_wire += 1
+        self._counters.queries_out += 1
+        self._outbox.append((payload, contact.address))
+        self._set_timer(transaction, _Stage.SOFT, now + self._transactions.round_trips.soft_s)
+
+    def _set_timer(self, transaction: Transaction, stage: int, at: float) -> None:
+        self._timers_set += 1
+        heappush(self._timers, (at, self._timers_set, stage, transaction, None))
+
+    def _uncount(self, transaction: Transaction) -> None:
+        if transaction.counted:
+            transaction.counted = False
+            self._on_wire -= 1
+
+    def _time_out(self, transaction: Transaction, stage: int, now: float) -> None:
+        operation, contact = transaction.operation, transaction.contact
+        hard_at = transaction.sent_at + self._transactions.request_timeout_s
+        if stage == _Stage.HARD:
+            self._transactions.drop(transaction)
+            self._uncount(transaction)
+            self._counters.timeouts += 1
+            operation.on_dead(contact)
+            if self._last_answer_at > transaction.sent_at:  # otherwise we may be the silent one
+                self._on_silent(contact, self._silences.note(contact.address, now))
+        elif operation.done:
+            self._uncount(transaction)
+            self._set_timer(transaction, _Stage.HARD, hard_at)
+            return
+        elif stage == _Stage.SOFT:
+            self._uncount(transaction)
+            suspect = contact.state is State.SLOW
+            operation.on_slow(contact)
+            self._ask_again(transaction, now)
+            if suspect:
+                operation.on_late(contact)
+                self._set_timer(transaction, _Stage.HARD, hard_at)
+            else:
+                patience_at = transaction.sent_at + self._transactions.round_trips.patience_s
+                self._set_timer(transaction, _Stage.PATIENCE, patience_at)
+        else:
+            operation.on_late(contact)
+            self._set_timer(transaction, _Stage.HARD, hard_at)
+        self._requeue(operation, now)
+
+    def _ask_again(self, transaction: Transaction, now: float) -> None:
+        """Send the second datagram as soon as the address allows it."""
+        wait_s = self._pacer.reserve(transaction.contact.address[0], now)
+        if wait_s <= 0:
+            self._send_again(transaction, now)
+        elif wait_s <= PACING_WAIT_MAX_S:
+            self.call_at(now + wait_s, partial(self._send_again, transaction))
+
+    def _send_again(self, transaction: Transaction, now: float) -> None:
+        if transaction.done or transaction.operation.done:
+            return
+        payload = self._transactions.open_again(transaction, now)
+        self._counters.queries_out += 1
+        self._counters.queries_repeated += 1
+        self._outbox.append((payload, transaction.contact.address))

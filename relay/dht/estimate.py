@@ -1,0 +1,188 @@
+"""How large the network is, where a value must be stored, and what recent look-ups found.
+
+The distances of the nodes closest to a random target tell the size of a network: the i-th
+closest is expected at i/N of the identifier space. Least squares over the 20 closest:
+
+    N = sum(i²) / sum(i · distance_i)        distance as a fraction of the space
+
+The *store set* ("take until secure") starts from that: an attacker with many nodes close to a
+target pushes the 20 closest nearer than they should be, so the set goes on until it reaches
+the distance where the 20th node is expected and as many different /6 networks as usual.
+
+Source: mainline, docs/dht_size_estimate.md; design/protocol.md, section 7.6. The constants,
+including the first guess of a million nodes, are those of the reference node.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from relay.dht.node_id import Address, NodeInfo, ip_octets
+
+K: Final = 20
+SPACE: Final = 1 << 160
+LOOKUPS_REMEMBERED_MAX: Final = 1000
+REUSE_S: Final = 300.0
+"""How long a put may use the tokens of an earlier look-up: nodes keep them good for at least
+five minutes (BEP 5), and within that time few nodes come or go."""
+
+_FIRST_SIZE_SUM: Final = 1_000_000.0
+_FIRST_SUBNET_SUM: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoreNode:
+    """A node that answered a look-up, and the token to write there with (empty: it gave none)."""
+
+    id: bytes
+    address: Address
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """One look-up's store set and its share in the averages."""
+
+    nodes: tuple[StoreNode, ...]
+    at: float
+    size: float
+    responders_size: float
+    subnets: int
+
+
+def size_estimate(target: bytes, ids: Iterable[bytes]) -> float:
+    """Estimate the number of nodes in a network from those closest to `target`.
+
+    Args:
+        target: 20 bytes, independent of the nodes' identifiers.
+        ids: the closest nodes, closest first; the first `K` count.
+
+    Returns:
+        The least-squares estimate; 0 without nodes.
+
+    >>> round(size_estimate(bytes(20), [bytes([i]) + bytes(19) for i in range(1, 21)]))
+    256
+    """
+    centre = int.from_bytes(target, "big")
+    squares = weighted = 0
+    for count, node_id in enumerate(ids, start=1):
+        if count > K:
+            break
+        squares += count * count
+        weighted += count * (int.from_bytes(node_id, "big") ^ centre)
+    return squares * SPACE / weighted if weighted else 0.0
+
+
+def subnet(ip: str) -> int:
+    """Return the first 6 bits of an IPv4 address."""
+    return ip_octets(ip)[0] >> 2
+
+
+def take_until_secure(
+    target: bytes, responders: Sequence[StoreNode], size: float, subnets: int
+) -> tuple[StoreNode, ...]:
+    """Return the nodes to store on: at least the `K` closest, more where crowding is suspect.
+
+    Args:
+        target: 20 bytes.
+        responders: nodes with a token, in the order of preference.
+        size: expected number of nodes in the network.
+        subnets: usual number of different /6 networks among the closest.
+    """
+    expected = int(K * SPACE / (size + 1))
+    centre = int.from_bytes(target, "big")
+    seen: set[int] = set()
+    count = 0
+    for node in responders:
+        seen.add(subnet(node.address[0]))
+        if int.from_bytes(node.id, "big") ^ centre >= expected and len(seen) >= subnets:
+            break
+        count += 1
+    return tuple(responders[: max(count, K)])
+
+
+class LookupHistory:
+    """Store sets of the last look-ups, and the averages drawn from them.
+
+    Bounded: `LOOKUPS_REMEMBERED_MAX` look-ups, the least recent forgotten first; a forgotten one
+    also leaves the averages.
+    """
+
+    def __init__(self) -> None:
+        self._lookups: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._size_sum = 0.0
+        self._responders_size_sum = _FIRST_SIZE_SUM
+        self._subnet_sum = _FIRST_SUBNET_SUM
+
+    def remember(
+        self,
+        target: bytes,
+        candidates: Sequence[NodeInfo],
+        responders: Sequence[StoreNode],
+        now: float,
+    ) -> tuple[StoreNode, ...]:
+        """Take in a finished look-up; return its store set.
+
+        Args:
+            target: 20 bytes.
+            candidates: the closest nodes heard of, alive or not.
+            responders: the closest nodes that answered, with or without a token.
+            now: monotonic seconds.
+        """
+        writable = [node for node in responders if node.token]
+        nodes = take_until_secure(
+            target, writable, self._responders_size, self._subnet_sum // self._count
+        )
+        if not candidates:
+            return nodes  # we are offline; nothing to learn from that
+        self.forget(target)
+        if len(self._lookups) >= LOOKUPS_REMEMBERED_MAX:
+            self.forget(next(iter(self._lookups)))
+        entry = _Remembered(
+            nodes,
+            now,
+            size_estimate(target, (node.id for node in candidates)),
+            size_estimate(target, (node.id for node in responders)),
+            len({subnet(node.address[0]) for node in candidates[:K]}),
+        )
+        self._lookups[target] = entry
+        self._size_sum += entry.size
+        self._responders_size_sum += entry.responders_size
+        self._subnet_sum += entry.subnets
+        return nodes
+
+    def forget(self, target: bytes) -> None:
+        """Drop what is known about a target, for instance because its tokens are refused."""
+        entry = self._lookups.pop(target, None)
+        if entry is not None:
+            self._size_sum -= entry.size
+            self._responders_size_sum -= entry.responders_size
+            self._subnet_sum -= entry.subnets
+
+    def store_set(self, target: bytes, now: float) -> tuple[StoreNode, ...]:
+        """Return the store set of a look-up less than `REUSE_S` ago; empty if there is none."""
+        entry = self._lookups.get(target)
+        if entry is None or now - entry.at > REUSE_S:
+            return ()
+        return entry.nodes
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Estimated number of nodes in the network, and its standard deviation as a fraction.
+
+        The latter is the reference's fit to simulations (docs/standard-deviation-vs-lookups);
+        0 nodes and 1.0 before the first look-up.
+        """
+        if not self._lookups:
+            return 0.0, 1.0
+        count = len(self._lookups)
+        return max(self._size_sum, 0.0) / count, 0.281 * count**-0.529
+
+    @property
+    def _count(self) -> int:
+        return max(len(self._lookups), 1)
+
+    @property
+    def _responders_size(self) -> float:
+        return max(self._responders_size_sum, 0.0) / self._count

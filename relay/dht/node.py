@@ -1,0 +1,442 @@
+"""Our Mainline DHT node, without a socket, a clock or a task inside.
+
+Six verbs make it work (design/style.md, section 4). Inward `receive_datagram`, `handle_deadline`
+and the `start_` methods with `release`; outward `datagrams_to_send`, `next_deadline` and
+`take_events`. After any call inward a driver sends what is to be sent, hands out the events,
+and calls `handle_deadline` when the next deadline has come. The same seed and the same calls
+give the same bytes.
+
+    receive_datagram ─┬─ query ──→ budgets, filter ─→ responder ─→ reply      (server mode)
+                      └─ answer ─→ dispatcher: its transaction ─→ operation (look-up, put, ping)
+                                        ↑ pulls queries from ↓ ends of
+    start_get, start_put ──────────→ requests ─→ look-up ─→ round of writes ─→ events
+    deadlines ─────────────────────→ maintenance: bootstrap, refresh, sweep
+
+Source: BEP 5, 42, 43, 44; design/protocol.md, section 7; issue 3, section 4.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import Final, Literal
+
+from relay._kernels import Value
+from relay.dht import krpc
+from relay.dht.budget import Pacer, SourceBudgets
+from relay.dht.counters import NodeCounters
+from relay.dht.dispatcher import Dispatcher
+from relay.dht.estimate import LookupHistory
+from relay.dht.events import Bootstrapped, Event, GetHandle, Handle, PutHandle, TablePoor
+from relay.dht.identity import Identity
+from relay.dht.items import ItemStore, MutableItem, PeerStore
+from relay.dht.krpc import ErrorReply, KrpcDecodeError, Query, Response
+from relay.dht.lookup import Lookup
+from relay.dht.maintenance import Maintenance, Pings
+from relay.dht.node_id import (
+    ID_BYTES,
+    Address,
+    NodeInfo,
+    is_secure,
+    random_id,
+    secure_id,
+    usable_address,
+)
+from relay.dht.operations import Contact, Operation
+from relay.dht.public_address import PublicAddress
+from relay.dht.put import StoreRound
+from relay.dht.requests import Requests
+from relay.dht.responder import Responder
+from relay.dht.routing_table import RoutingTable
+from relay.dht.tokens import TokenIssuer
+
+SILENCES_MAX: Final = 2
+"""Time-outs in a row after which a node leaves the routing table, if others do answer."""
+GREETINGS_MAX: Final = 32
+"""Pings under way to newcomers, in a network whose first node we are."""
+
+QueryFilter = Callable[[str, float], bool]
+"""(source IP, monotonic seconds) to whether its query is served."""
+
+
+class DhtNode:
+    """A DHT node, client and server; see the module for how to drive it.
+
+    Nothing that a stranger sends makes any method raise, and all that it makes us remember is
+    bounded.
+
+    Args:
+        rng: all randomness: identifier, transaction ids. Seeded in tests.
+        secret: at least 16 random bytes: keys of tokens and of the tables per address.
+        now: monotonic seconds, as in all methods.
+        local_address: what the socket is bound to.
+        server_mode: True: serve queries from the start; False: never; "auto": once strangers
+            are known to reach us (checked every 15 minutes).
+        public_ip: our public IPv4 address if known: gives a secure identifier at once.
+        bootstrap: addresses to start from; none and `server_mode` True make the first node of
+            a network.
+        nodes: the routing table of an earlier run (`nodes`), used before `bootstrap`.
+        request_timeout_s: how long a node may take to answer, seconds.
+        query_filter: an extra limit on served queries; refused ones stay unanswered.
+    """
+
+    def __init__(
+        self,
+        *,
+        rng: Random,
+        secret: bytes,
+        now: float,
+        local_address: Address,
+        server_mode: bool | Literal["auto"] = "auto",
+        public_ip: str | None = None,
+        bootstrap: Sequence[Address] = (),
+        nodes: Sequence[NodeInfo] = (),
+        request_timeout_s: float = 2.0,
+        query_filter: QueryFilter | None = None,
+    ) -> None:
+        self._rng = rng
+        self._local_address = local_address
+        self._adaptive = server_mode == "auto"
+        self._query_filter = query_filter
+        self.counters = NodeCounters()
+        self._events: list[Event] = []
+        self._bootstrapped = False
+        self._greetings = 0
+        own_id = random_id(rng) if public_ip is None else secure_id(public_ip, rng)
+        self._identity = Identity(own_id, server_mode is True, {local_address})
+        self._table = RoutingTable(own_id)
+        self._public = PublicAddress(rng, public_ip)
+        self._history = LookupHistory()
+        self._budgets = SourceBudgets(secret)
+        self._responder = Responder(
+            self._table,
+            TokenIssuer(secret),
+            ItemStore(),
+            PeerStore(),
+            rng,
+            on_proof=self._budgets.prove,
+        )
+        self._dispatcher = Dispatcher(
+            rng=rng,
+            pacer=Pacer(secret),
+            request_timeout_s=request_timeout_s,
+            counters=self.counters,
+            on_settled=self._on_settled,
+            on_silent=self._on_silent,
+        )
+        self._requests = Requests(
+            dispatcher=self._dispatcher,
+            history=self._history,
+            identity=self._identity,
+            counters=self.counters,
+            emit=self._events.append,
+            seed=self._seed,
+            on_lookup=self._on_lookup,
+        )
+        self._maintenance = Maintenance(
+            identity=self._identity,
+            table=self._table,
+            dispatcher=self._dispatcher,
+            requests=self._requests,
+            bootstrap=bootstrap,
+            saved=nodes,
+            poor=lambda: self._events.append(TablePoor()),
+            on_refresh=self._adapt,
+        )
+        self._maintenance.start(now)
+
+    # The verbs.
+
+    def receive_datagram(self, payload: bytes, source: Address, now: float) -> None:
+        """Take in a datagram. Never raises, whatever it holds.
+
+        Args:
+            payload: the datagram, whole.
+            source: IPv4 address and port it came from; port 0 is ignored.
+            now: monotonic seconds.
+        """
+        if source[1] == 0:
+            self.counters.dropped_malformed += 1
+            return
+        try:
+            message = krpc.decode(payload)
+        except KrpcDecodeError:
+            self.counters.dropped_malformed += 1
+            return
+        if isinstance(message, Query):
+            self._on_query(message, source, len(payload), now)
+        else:
+            self._on_answer(message, source, now)
+
+    def handle_deadline(self, now: float) -> None:
+        """Let everything happen that is due by `now`; early calls are harmless."""
+        self._dispatcher.handle_deadline(now)
+
+    def next_deadline(self) -> float:
+        """Return when `handle_deadline` wants to be called, monotonic seconds."""
+        return self._dispatcher.next_deadline()
+
+    def datagrams_to_send(self) -> list[tuple[bytes, Address]]:
+        """Return the datagrams to send now, in order, and forget them."""
+        return self._dispatcher.take_datagrams()
+
+    def take_events(self) -> list[Event]:
+        """Return what has happened since the last call, in order.
+
+        Events of a handle that was released meanwhile may still be among them.
+        """
+        events = self._events[:]
+        self._events.clear()
+        return events
+
+    def start_get(
+        self, public_key: bytes, *, salt: bytes = b"", seq: int | None = None, now: float
+    ) -> GetHandle:
+        """Look for the newest mutable item of a key.
+
+        Args:
+            public_key: 32 bytes.
+            salt: at most 64 bytes; empty: an item without salt.
+            seq: look only for items with a higher sequence number.
+            now: monotonic seconds.
+
+        Returns:
+            A handle: `ItemReceived` events for each item newer than those before it, then one
+            `GetFinished`.
+        """
+        return self._requests.get_item(public_key, salt or None, seq, now)
+
+    def start_get_immutable(self, target: bytes, *, now: float) -> GetHandle:
+        """Look for the value with a hash: `ValueReceived` at most once, then `GetFinished`."""
+        return self._requests.get_value(target, now)
+
+    def start_get_peers(self, info_hash: bytes, *, now: float) -> GetHandle:
+        """Look for torrent peers: `PeersReceived` for each answer, then `GetFinished`."""
+        return self._requests.get_peers(info_hash, now)
+
+    def start_find_node(self, target: bytes, *, now: float) -> GetHandle:
+        """Look for the nodes closest to `target`: `GetFinished`, its outcome names them."""
+        return self._requests.find_node(target, now)
+
+    def start_put(self, item: MutableItem, *, cas: int | None = None, now: float) -> PutHandle:
+        """Store a signed item on the nodes closest to its target.
+
+        Args:
+            item: its signature is taken to be good.
+            cas: store only where this is the present sequence number.
+            now: monotonic seconds.
+
+        Returns:
+            A handle: one `PutFinished`. The same item with the same `cas` while it is being
+            stored joins the put under way.
+        """
+        return self._requests.put_item(item, cas, now)
+
+    def start_put_immutable(self, value: Value, *, now: float) -> PutHandle:
+        """Store a value under its hash (`PutHandle.target`): one `PutFinished`."""
+        return self._requests.put_value(value, now)
+
+    def start_announce_peer(
+        self, info_hash: bytes, *, port: int | None = None, now: float
+    ) -> PutHandle:
+        """Announce a torrent peer at `port`, None: at the node's own: one `PutFinished`."""
+        return self._requests.announce(info_hash, port, now)
+
+    def release(self, handle: Handle, now: float) -> None:
+        """Give up interest in a handle; harmless after its last event.
+
+        A look-up that nobody else waits for stops; a put goes on to its end.
+        """
+        self._requests.release(handle)
+
+    # Facts.
+
+    @property
+    def node_id(self) -> bytes:
+        """Our identifier, 20 bytes; changes when our public address becomes known."""
+        return self._identity.node_id
+
+    @property
+    def bootstrapped(self) -> bool:
+        """Whether any node has ever answered us."""
+        return self._bootstrapped
+
+    @property
+    def public_address(self) -> Address | None:
+        """Our address as most nodes see it; None before the first vote."""
+        return self._public.address
+
+    @property
+    def firewalled(self) -> bool:
+        """Whether strangers are not known to reach us."""
+        return self._public.firewalled
+
+    @property
+    def server_mode(self) -> bool:
+        """Whether queries are served now."""
+        return self._identity.server_mode
+
+    @property
+    def table_size(self) -> int:
+        """Number of nodes in the routing table."""
+        return len(self._table)
+
+    @property
+    def size_estimate(self) -> tuple[float, float]:
+        """Estimated number of nodes in the network, and its standard deviation (a fraction)."""
+        return self._history.size
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """Smoothed round-trip time to other nodes, seconds; None before the first answer."""
+        return self._dispatcher.round_trip_s
+
+    @property
+    def window(self) -> int:
+        """Most queries on the wire at a time (see `dispatcher`)."""
+        return self._dispatcher.window
+
+    @window.setter
+    def window(self, queries: int) -> None:
+        self._dispatcher.window = max(queries, 1)
+
+    def nodes(self) -> list[NodeInfo]:
+        """Return the routing table, to be saved for the next start."""
+        return self._table.nodes()
+
+    def add_bootstrap(self, addresses: Iterable[Address], now: float) -> None:
+        """Take in bootstrap addresses that have become known (or have changed)."""
+        self._maintenance.add_bootstrap(addresses, now)
+
+    # Queries of others.
+
+    def _on_query(self, query: Query, source: Address, payload_bytes: int, now: float) -> None:
+        self.counters.queries_in += 1
+        if self._public.confirm(query, source):
+            self._check_id(source[0], now)
+            return
+        if not self._identity.server_mode:
+            return
+        if not self._budgets.admit(source, payload_bytes, now):
+            self.counters.dropped_budget += 1
+            return
+        if self._query_filter is not None and not self._query_filter(source[0], now):
+            self.counters.dropped_filter += 1
+            return
+        reply = krpc.encode(self._responder.answer(query, source, now))
+        if not self._budgets.charge_reply(source, len(reply), now):
+            self.counters.dropped_budget += 1
+            return
+        self.counters.replies_out += 1
+        self._dispatcher.reply(reply, source)
+        self._greet(query, source, now)
+
+    def _greet(self, query: Query, source: Address, now: float) -> None:
+        """Ask a newcomer for a sign of life, if nobody else can tell us of it.
+
+        Only the first node of a network does so; the reference enters the newcomer unasked.
+        """
+        if query.method != b"find_node" or query.read_only or self._maintenance.bootstrap:
+            return
+        node_id = query.arguments.get(b"id")
+        if not isinstance(node_id, bytes) or len(node_id) != ID_BYTES:
+            return
+        node = NodeInfo(node_id, source)
+        if (
+            self._greetings < GREETINGS_MAX
+            and node not in self._table
+            and usable_address(source, source, self._identity.addresses)
+        ):
+            self._greetings += 1
+            self._dispatcher.submit(Greeting([node], self._identity), now)
+
+    # Answers to us.
+
+    def _on_answer(self, answer: Response | ErrorReply, source: Address, now: float) -> None:
+        transaction = self._dispatcher.close(source, answer.transaction_id, now)
+        if transaction is None:
+            self.counters.unsolicited += 1
+            return
+        self._budgets.prove(source, now)
+        operation, contact = transaction.operation, transaction.contact
+        if isinstance(answer, ErrorReply):
+            self.counters.errors_in += 1
+            if not operation.done:
+                operation.on_refusal(contact, answer)
+        else:
+            self.counters.responses_in += 1
+            self._on_response(operation, contact, answer, source, now)
+        self._dispatcher.advance(operation, now)
+
+    def _on_response(
+        self,
+        operation: Operation,
+        contact: Contact,
+        response: Response,
+        source: Address,
+        now: float,
+    ) -> None:
+        node_id = response.values.get(b"id")
+        if (
+            response.read_only
+            or not isinstance(node_id, bytes)
+            or len(node_id) != ID_BYTES
+            or node_id == self._identity.node_id
+        ):
+            if not operation.done:
+                operation.on_refusal(contact, None)
+            return
+        self._table.add(NodeInfo(node_id, source), now)
+        if not self._bootstrapped:
+            self._bootstrapped = True
+            self._events.append(Bootstrapped())
+        if not operation.done:
+            operation.on_response(contact, node_id, response)
+
+    # What the parts report.
+
+    def _seed(self, lookup: Lookup, now: float) -> None:
+        self._maintenance.seed(lookup, now)
+
+    def _on_settled(self, operation: Operation, now: float) -> None:
+        if isinstance(operation, Lookup):
+            self._requests.finish_lookup(operation, now)
+        elif isinstance(operation, StoreRound):
+            self._requests.finish_round(operation, now)
+        elif isinstance(operation, Greeting):
+            self._greetings -= 1
+
+    def _on_silent(self, contact: Contact, times: int) -> None:
+        if times >= SILENCES_MAX and contact.id is not None:
+            node = NodeInfo(contact.id, contact.address)
+            if node in self._table:
+                self._table.remove(node.id)
+
+    def _on_lookup(self, lookup: Lookup, now: float) -> None:
+        """Count the votes about our address; try a new one."""
+        former = self._public.address
+        address = self._public.vote(lookup.votes)
+        if address is None:
+            return
+        if former is not None and former != self._local_address:
+            self._identity.addresses.discard(former)
+        self._identity.addresses.add(address)
+        ping = self._public.trial(self._identity.node_id, read_only=self._identity.read_only)
+        self._dispatcher.reply(ping, address)
+
+    def _check_id(self, ip: str, now: float) -> None:
+        """Take a secure identifier for an address that proved to be ours (BEP 42)."""
+        if is_secure(self._identity.node_id, ip):
+            return
+        self._identity.node_id = secure_id(ip, self._rng)
+        self._table.reset(self._identity.node_id)
+        self._maintenance.adopt(now)
+
+    def _adapt(self, now: float) -> None:
+        """Become a server for good, in adaptive mode, once strangers can reach us."""
+        if self._adaptive and not self._public.firewalled:
+            self._identity.server_mode = True
+
+
+class Greeting(Pings):
+    """The ping to a newcomer."""
+
+    __slots__ = ()
