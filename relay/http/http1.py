@@ -1,0 +1,118 @@
+"""HTTP/1: Hypercorn's protocol on h11, with the reference's tolerance and our limits.
+
+h11 is right to refuse an HTTP/1.1 request without `Host`; the reference answers it, and so
+do we (transcript ``http11-nohost``). The parser here holds a request's head back until it
+is whole, adds an empty `Host` where there is none, and only then hands it to h11. Holding
+it back also makes the limit on its size exact. An `Upgrade` is ignored, as RFC 9110,
+section 7.8, allows: h2c and WebSocket clients are answered in HTTP/1.1.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any, Final
+
+import h11
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response
+from hypercorn.protocol.h11 import H11Protocol
+
+HEAD_BYTES_MAX: Final = 16 * 1024
+_HEAD_END: Final = re.compile(rb"\n\r?\n")  # h11 takes a bare LF, too
+_HOST: Final = re.compile(rb"^host[ \t]*:", re.IGNORECASE | re.MULTILINE)
+_NO_HOST: Final = b"host:\r\n"
+_CLOSE: Final = (b"connection", b"close")
+
+
+class RequestParser(h11.Connection):
+    """h11's server side, fed with one whole head at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+        self._held = bytearray()
+
+    @property
+    def head_pending(self) -> bool:
+        """Whether a part of a head has come, and the rest has not."""
+        return self.their_state is h11.IDLE and bool(self._held)
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the client; none means that it has ended."""
+        if self.their_state is h11.IDLE and data:
+            self._held += data
+        else:
+            super().receive_data(data)
+
+    def next_event(self) -> Any:  # noqa: ANN401  # h11's own signature: events and sentinels
+        """Return the next event, as h11 does.
+
+        Raises:
+            h11.RemoteProtocolError: not HTTP (400), or a head that is too large (431).
+        """
+        if self.head_pending:
+            self._release_head()
+        event = super().next_event()
+        return _without_upgrade(event) if isinstance(event, h11.Request) else event
+
+    def start_next_cycle(self) -> None:
+        """Begin the next request, with what has already come of it."""
+        super().start_next_cycle()
+        received, ended = self.trailing_data
+        # h11 does not give back what it has buffered: a fresh parser takes its place.
+        self.__init__()  # type: ignore[misc]
+        if received:
+            self.receive_data(received)
+        if ended:
+            self.receive_data(b"")
+
+    def _release_head(self) -> None:
+        while self._held.startswith((b"\r\n", b"\n")):  # RFC 9112, section 2.2
+            del self._held[: self._held.index(b"\n") + 1]
+        if self._held and self._held[0] <= 0x20:  # as h11: no need to wait for the rest
+            raise h11.RemoteProtocolError("illegal request line")
+        end = _HEAD_END.search(self._held)
+        size = len(self._held) if end is None else end.end()
+        if size > HEAD_BYTES_MAX:
+            raise h11.RemoteProtocolError("request head too large", error_status_hint=431)
+        if end is None:
+            return
+        line_end = self._held.index(b"\n") + 1
+        request_line, fields = self._held[:line_end], self._held[line_end:size]
+        if request_line.rstrip().endswith(b"HTTP/1.1") and not _HOST.search(fields):
+            request_line += _NO_HOST
+        body = bytes(self._held[size:])
+        self._held.clear()
+        super().receive_data(bytes(request_line + fields) + body)
+
+
+def _without_upgrade(request: h11.Request) -> h11.Request:
+    fields = [(name, value) for name, value in request.headers if name != b"upgrade"]
+    if len(fields) == len(request.headers):
+        return request
+    return h11.Request(
+        method=request.method,
+        target=request.target,
+        headers=fields,
+        http_version=request.http_version,
+    )
+
+
+class Http1(H11Protocol):
+    """One HTTP/1 connection; after `drain` the next answer is its last."""
+
+    draining = False
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401  # H11Protocol's
+        super().__init__(*arguments)
+        self.connection: RequestParser = RequestParser()
+
+    async def drain(self) -> None:
+        """Say in the answer under way that the connection ends with it."""
+        self.draining = True
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Send a part of an answer; Hypercorn's streams call this."""
+        if self.draining and isinstance(event, Response) and event.status_code >= 200:
+            event = replace(event, headers=[*event.headers, _CLOSE])
+        await super().stream_send(event)

@@ -1,0 +1,123 @@
+"""HTTP/2 with prior knowledge: Hypercorn's protocol on h2, made safe against its clients.
+
+What is added to Hypercorn's, and why:
+
+* the header list is limited from the first request on, not only once the client has
+  acknowledged our settings;
+* a client that opens and resets streams again and again (CVE-2023-44487) is sent away;
+* body bytes of a stream that has already been answered are ignored, instead of ending the
+  connection in a `KeyError`;
+* CONNECT and paths outside visible ASCII are refused before Hypercorn reads them;
+* priorities are ignored (RFC 9113, section 5.3, deprecates them), so there is no tree to
+  grow;
+* `drain`: a GOAWAY that lets open streams finish, which h2's own does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    Event,
+    PriorityUpdated,
+    RequestReceived,
+    StreamReset,
+)
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from hypercorn.events import Closed, RawData
+from hypercorn.protocol.h2 import H2Protocol
+from hyperframe.frame import GoAwayFrame
+
+STREAMS_MAX: Final = 100
+HEADER_LIST_BYTES_MAX: Final = 16 * 1024
+RESETS_MAX: Final = 200
+"""Streams that a client may reset, beyond half of all its requests."""
+_PATH: Final = re.compile(rb"[\x21-\x7e]+")
+_METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class Http2(H2Protocol):
+    """One HTTP/2 connection; after `drain` it takes no new stream and ends with the last."""
+
+    draining = False
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401  # H2Protocol's
+        super().__init__(*arguments)
+        self._requests = 0
+        self._resets = 0
+        self.connection.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS_MAX,
+                SettingCodes.MAX_HEADER_LIST_SIZE: HEADER_LIST_BYTES_MAX,
+            },
+        )
+        self.connection.decoder.max_header_list_size = HEADER_LIST_BYTES_MAX
+
+    async def drain(self) -> None:
+        """Tell the client to go on elsewhere; streams already open are still answered."""
+        self.draining = True
+        # Not close_connection(): after that h2 refuses to send what is still owed.
+        goaway = GoAwayFrame(0, last_stream_id=self.connection.highest_inbound_stream_id)
+        await self.send(RawData(goaway.serialize()))
+        await self._close_when_done()
+
+    async def _handle_events(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, StreamReset) and self._is_abusive():
+                self.connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+                await self._flush()
+                await self.send(Closed())
+                return
+            if self._is_welcome(event):
+                # One at a time: a stream may be answered and forgotten between two events.
+                await super()._handle_events([event])
+        await self._flush()
+
+    def _is_abusive(self) -> bool:
+        self._resets += 1
+        return self._resets > RESETS_MAX + self._requests // 2
+
+    def _is_welcome(self, event: Event) -> bool:
+        match event:
+            case PriorityUpdated():
+                return False
+            case RequestReceived(stream_id=int(stream_id)):
+                return self._is_good_request(event, stream_id)
+            case DataReceived(stream_id=int(stream_id)) if stream_id not in self.streams:
+                self.connection.acknowledge_received_data(
+                    event.flow_controlled_length or 0, stream_id
+                )
+                return False
+            case _:
+                return True
+
+    def _is_good_request(self, event: RequestReceived, stream_id: int) -> bool:
+        if self.draining:
+            return self._refuse(stream_id, ErrorCodes.REFUSED_STREAM)
+        fields = dict(event.headers or ())
+        path, method = fields.get(b":path", b""), fields.get(b":method", b"")
+        if method == b"CONNECT" or not (_METHOD.fullmatch(method) and _PATH.fullmatch(path)):
+            return self._refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
+        self._requests += 1
+        return True
+
+    def _refuse(self, stream_id: int, code: ErrorCodes) -> bool:
+        try:
+            self.connection.reset_stream(stream_id, code)
+        except ProtocolError:
+            return False  # the client has reset it already
+        return False
+
+    async def _send_data(self, stream_id: int) -> None:
+        await super()._send_data(stream_id)
+        await self._close_when_done()
+
+    async def _close_when_done(self) -> None:
+        if self.draining and not self.streams and not self.stream_buffers:
+            await self.send(Closed())

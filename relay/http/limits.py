@@ -1,0 +1,95 @@
+"""The two limits of the HTTP side: requests, and requests that touch the DHT.
+
+Each client has a budget of its own for both (GCRA, protocol.md 4.5); an exempt client has
+none to lose. Without a ``[rate_limiter]`` table nothing is limited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from relay.errors import DhtQuotaError
+from relay.gcra import KEYS_MAX, Decision, Gcra
+from relay.http.clients import Client, ClientRules, Headers, Network
+
+if TYPE_CHECKING:
+    from relay.config import Quota, RateLimiterConfig
+    from relay.service import Spend
+
+
+class HttpLimits:
+    """Counts requests by client.
+
+    Args:
+        config: the ``[rate_limiter]`` table; None: no limits.
+        trusted_proxies: ``http.trusted_proxies``.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: RateLimiterConfig | None,
+        *,
+        trusted_proxies: tuple[Network, ...] = (),
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._clock = clock
+        self.rules = ClientRules(trusted_proxies=trusted_proxies)
+        self._http = self._user_dht = None
+        if config is not None:
+            self.rules = ClientRules(
+                config.behind_proxy, trusted_proxies, config.exempt, config.ipv6_prefix
+            )
+            self._http = _limiter(config.http)
+            self._user_dht = _limiter(config.user_dht)
+
+    def client_of(self, peer: str | None, headers: Headers) -> Client:
+        """Return whose budget a request draws on; see `ClientRules.client_of`."""
+        return self.rules.client_of(peer, headers)
+
+    def admit(self, client: Client) -> Admission | None:
+        """Count one HTTP request; None when nothing limits it."""
+        if self._http is None or client.exempt:
+            return None
+        return Admission(self._http.check(client.key, self._clock()), self._http.burst)
+
+    def spender(self, client: Client) -> Spend:
+        """Return what the service calls before it asks the DHT for this client."""
+
+        def spend() -> None:
+            if self._user_dht is None or client.exempt:
+                return
+            if not self._user_dht.check(client.key, self._clock()).allowed:
+                raise DhtQuotaError
+
+        return spend
+
+
+class Admission:
+    """The HTTP limiter's verdict on one request, as headers and text."""
+
+    def __init__(self, decision: Decision, burst: int) -> None:
+        self.allowed: Final = decision.allowed
+        # Rounded up, and never 0: a client that waits that long is welcome (issue 3, 6).
+        self.wait_s: Final = max(ceil(decision.retry_after_s), 1)
+        self._decision = decision
+        self._burst = burst
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the fields that go with any answer to this request."""
+        quota = [
+            (b"x-ratelimit-limit", b"%d" % self._burst),
+            (b"x-ratelimit-remaining", b"%d" % self._decision.remaining),
+        ]
+        if self.allowed:
+            return quota
+        wait = b"%d" % self.wait_s
+        return [(b"x-ratelimit-after", wait), (b"retry-after", wait), *quota]
+
+
+def _limiter(quota: Quota | None) -> Gcra | None:
+    return None if quota is None else Gcra(quota.interval_s, quota.burst, KEYS_MAX)

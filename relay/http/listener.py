@@ -1,0 +1,64 @@
+"""Listening sockets: bound before anything slow is imported, so that clients can connect."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+from relay.errors import StartupError
+
+BACKLOG: Final = 1024
+_ALL_IPV4: Final = "0.0.0.0"  # noqa: S104  # a relay serves the world
+_ALL: Final = "::"
+
+
+def open_listeners(bind: Sequence[str] | None, port: int) -> list[socket.socket]:
+    """Return listening TCP sockets, not blocking.
+
+    Args:
+        bind: IP addresses; None: all of them by one dual-stack socket, or all of IPv4
+            where the machine has no IPv6.
+        port: 0 takes any free one, the same for every address.
+
+    Raises:
+        StartupError: an address cannot be had; the text names it and says why.
+    """
+    if bind is None:
+        return [_listen_everywhere(port)]
+    with ExitStack() as opened:
+        listeners: list[socket.socket] = []
+        for host in bind:
+            listener = _listen(host, port, dual_stack=False)
+            opened.push(listener)
+            listeners.append(listener)
+            port = listener.getsockname()[1]
+        opened.pop_all()
+        return listeners
+
+
+def _listen_everywhere(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return _listen(_ALL, port, dual_stack=True)
+    return _listen(_ALL_IPV4, port, dual_stack=False)
+
+
+def _listen(host: str, port: int, *, dual_stack: bool) -> socket.socket:
+    is_ipv6 = isinstance(ip_address(host.partition("%")[0]), IPv6Address)
+    try:
+        with ExitStack() as opened:
+            sock = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET)
+            opened.push(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if is_ipv6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
+            sock.bind((host, port))
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+            opened.pop_all()
+            return sock
+    except OSError as error:
+        shown = f"[{host}]" if is_ipv6 else host
+        raise StartupError(f"cannot listen on {shown}:{port} (TCP): {error.strerror}") from error
