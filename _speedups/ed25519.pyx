@@ -86,9 +86,11 @@ def verify_batch(items, random):
     cdef Py_ssize_t start, count, index = 0
     cdef ed_item *pointers
     for item in items:
-        public_key, signature, message = item
-        _check(index, public_key, signature, message)
-        held += (public_key, signature, message)
+        parts = tuple(item)
+        if len(parts) != 3:
+            raise ValueError(f"item {index} has {len(parts)} parts, not 3")
+        _check(index, parts[0], parts[1], parts[2])
+        held += parts
         index += 1
     if index == 0:
         return verdicts
@@ -125,12 +127,11 @@ cdef int _verify_piece(
     """Append the verdicts of `count` items from `start` on; `pointers` has room for them."""
     cdef uint8_t good[1024]  # ED_BATCH_MAX
     cdef const uint8_t *coefficients
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, part
     cdef int failed
     for i in range(count):
-        _fill(
-            &pointers[i], held[3 * (start + i)], held[3 * (start + i) + 1], held[3 * (start + i) + 2]
-        )
+        part = 3 * (start + i)
+        _fill(&pointers[i], held[part], held[part + 1], held[part + 2])
     if count == 1:
         verdicts.append(bool(ed_verify(pointers)))
         return 0

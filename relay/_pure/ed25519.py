@@ -138,8 +138,11 @@ def _check(public_key: object, signature: object, message: object, prefix: str =
     _check_octets(message, prefix + "message", None)
 
 
-def _unpack(index: int, item: tuple[bytes, bytes, bytes]) -> tuple[bytes, bytes, bytes]:
-    public_key, signature, message = item
+def _unpack(index: int, item: Iterable[bytes]) -> tuple[bytes, bytes, bytes]:
+    parts = tuple(item)
+    if len(parts) != 3:
+        raise ValueError(f"item {index} has {len(parts)} parts, not 3")
+    public_key, signature, message = parts
     _check(public_key, signature, message, f"item {index}: ")
     return public_key, signature, message
 
