@@ -1,6 +1,7 @@
 """The extensions; everything else is in pyproject.toml.
 
-``PKARR_RELAY_DEBUG=1`` builds with bounds checks and assertions instead of for speed.
+``PKARR_RELAY_DEBUG=1`` builds for finding faults instead of for speed: bounds checks,
+assertions, and the address and undefined-behaviour sanitizers (`nox -s debug` runs that).
 """
 
 import os
@@ -11,20 +12,29 @@ from setuptools import Extension, setup
 
 DEBUG = os.environ.get("PKARR_RELAY_DEBUG") == "1"
 FOLDER = Path("_speedups")
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+SETTINGS = Path(__file__).stat().st_mtime
+"""C made with other settings than this file's is made again; Cython itself does not notice."""
+
+sources = sorted(FOLDER.glob("*.pyx"))
+generated = [source.with_suffix(".c") for source in sources]
+headers = sorted([*FOLDER.glob("*.h"), *FOLDER.glob("*.pxd")])
 
 extensions = [
     Extension(
         f"relay._speedups.{source.stem}",
         [source.as_posix()],
-        depends=[path.as_posix() for path in sorted(FOLDER.glob("*.h"))],
-        extra_compile_args=["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-DNDEBUG"],
+        depends=[path.as_posix() for path in headers],
+        extra_compile_args=["-O1", "-g", "-UNDEBUG", *SANITIZERS] if DEBUG else ["-O3", "-DNDEBUG"],
+        extra_link_args=SANITIZERS if DEBUG else [],
     )
-    for source in sorted(FOLDER.glob("*.pyx"))
+    for source in sources
 ]
 
 setup(
     ext_modules=cythonize(
         extensions,
+        force=DEBUG or any(c.exists() and c.stat().st_mtime < SETTINGS for c in generated),
         compiler_directives={
             "language_level": 3,
             "embedsignature": True,
@@ -32,6 +42,7 @@ setup(
             "wraparound": DEBUG,
             "initializedcheck": DEBUG,
             "cdivision": True,
+            "auto_pickle": False,  # nothing here is worth sending to another process
             "freethreading_compatible": True,
         },
     ),
