@@ -66,6 +66,7 @@ class BootstrapNames:
         pause_s = PAUSE_MIN_S
         while True:
             addresses = await self._resolve()
+            self._wanted = trio.Event()
             if addresses:
                 deliver(addresses)
                 started = trio.current_time()
@@ -74,7 +75,6 @@ class BootstrapNames:
                     pause_s = PAUSE_MIN_S
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
-            self._wanted = trio.Event()
 
     async def _resolve(self) -> list[Address]:
         """Resolve all names at once; those that fail are left out, and told of once."""
