@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
-import secrets
-import socket
 import sys
 from typing import Final
 
 import trio
 
-from relay.dht.node import DhtNode
-from relay.net.udp import DhtDriver
-from relay.net.udp_socket import bind_udp
+from relay.net.start import open_driver
 
 HOST: Final = "127.0.0.1"
 KNOWN_MIN: Final = 8
@@ -29,38 +24,26 @@ START_S: Final = 20.0
 POLL_S: Final = 0.02
 
 
-def make_driver(sock: socket.socket, everybody: list[tuple[str, int]]) -> DhtDriver:
-    """Build a node that serves and begins with all others.
-
-    Only answers fill a routing table, so nodes that join one by one know those who came
-    before them and not those who came after.
-    """
-    own = sock.getsockname()
-    node = DhtNode(
-        rng=random.SystemRandom(),
-        secret=secrets.token_bytes(32),
-        now=trio.current_time(),
-        local_address=own,
-        server_mode=True,
-        bootstrap=[address for address in everybody if address != own],
-    )
-    return DhtDriver(node, sock)
-
-
 async def run(count: int) -> None:
     """Run the network until stdin ends."""
     async with trio.open_nursery() as nursery:
-        socks = [bind_udp(0, HOST) for _ in range(count)]
-        everybody: list[tuple[str, int]] = [sock.getsockname() for sock in socks]
-        drivers = [make_driver(sock, everybody) for sock in socks]
+        drivers = [
+            open_driver(port=0, bind_address=HOST, bootstrap=(), server_mode=True)
+            for _ in range(count)
+        ]
+        addresses = [driver.local_address for driver in drivers]
         for driver in drivers:
+            # All others, as only answers fill a routing table: nodes that join one by one
+            # know those who came before them and not those who came after.
+            others = [address for address in addresses if address != driver.local_address]
+            driver.node.add_bootstrap(others, trio.current_time())
             await nursery.start(driver.run)
         with trio.fail_after(START_S):
             known = min(KNOWN_MIN, count - 1)
             while any(d.node.table_size < known for d in drivers):  # noqa: ASYNC110 - no event
                 await trio.sleep(POLL_S)
-        addresses = [f"{host}:{port}" for host, port in (d.local_address for d in drivers)]
-        print(json.dumps({"event": "ready", "impl": "ours", "bootstrap": addresses}), flush=True)
+        bootstrap = [f"{host}:{port}" for host, port in addresses]
+        print(json.dumps({"event": "ready", "impl": "ours", "bootstrap": bootstrap}), flush=True)
         await trio.to_thread.run_sync(sys.stdin.read)
         nursery.cancel_scope.cancel()
 
