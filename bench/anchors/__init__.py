@@ -3,8 +3,7 @@
 The release build of the reference, ``pkarr-relay`` 2.1.0 with its ``--testnet``, serves cached
 GETs. It takes no bootstrap nodes, so on a network of our choice its place is taken by the peer
 ``reference-relay``: the same crate, built with opt-level 1. Every figure says which one it was.
-``tools/build-peers --bench``
-builds both.
+``tools/build-peers --bench`` builds both.
 """
 
 from __future__ import annotations
