@@ -1,1 +1,4 @@
-"""The packet cache: a table in memory and its durable shadow in SQLite."""
+"""The cache: packets in memory, with SQLite as their durable shadow. Knows nothing of HTTP or DHT.
+
+`PacketStore` is what the rest of the relay uses; it lives in `relay.store.worker`.
+"""

@@ -1,0 +1,214 @@
+"""Opening the database file: ours, whole enough to work on, and private; or not at all.
+
+What is in the place of the file is judged by its first bytes, read without SQLite, which would
+replay a journal or make files beside it. A file that is not ours is never opened for writing.
+A new database is built under another name and renamed, so the file is there whole or not at all.
+"""
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from relay.store.faults import lasting
+
+DATABASE_FILE: Final = "pkarr-relay.sqlite3"
+APPLICATION_ID: Final = 0x706B6172
+"""``pkar``; at offset 68 of the file, so that ``file`` and others can tell what it is."""
+SCHEMA_VERSION: Final = 1
+_MAGIC: Final = b"SQLite format 3\0"
+_HEADER_BYTES: Final = 100
+_BUSY_TIMEOUT_S: Final = 2.0
+"""How long a person's ``sqlite3`` shell may hold the lock before we call it a fault."""
+_PAGE_CACHE_KIB: Final = 8 * 1024
+_CHECKPOINT_PAGES: Final = 2000
+"""The log is copied into the file every 8 MiB: seldom, and soon replayed after a crash."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDatabase:
+    """A connection, and whether the file had to be made."""
+
+    connection: sqlite3.Connection
+    created: bool
+
+
+def open_for_writing(path: Path) -> OpenDatabase:
+    """Open the database at `path`, made if there is none, for the one writer.
+
+    Every commit is on the disk when it returns: WAL with ``synchronous=FULL``.
+
+    Raises:
+        DatabaseFaultError: the file is not ours, damaged, or of a newer version.
+        OSError: likewise sqlite3.Error, for `relay.store.faults.as_faults` to judge.
+    """
+    created = not _judge(path)
+    if created:
+        _create(path)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)  # SQLite gives the log and its index the mode of the database
+    connection = _connect(path, "mode=rw")
+    try:
+        for pragma in (
+            "synchronous=FULL",
+            f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
+            f"journal_size_limit={_CHECKPOINT_PAGES * 4096}",
+        ):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        _check_schema(path, connection)
+    except BaseException:
+        connection.close()
+        raise
+    return OpenDatabase(connection, created)
+
+
+def open_for_reading(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """Open the database at `path` for a reader that never holds up the writer.
+
+    Works on a read-only file system too, if nothing is left in the write-ahead log.
+
+    Returns:
+        The connection, and whether it is frozen: it does not see what others write.
+
+    Raises:
+        DatabaseFaultError: the file is not ours, damaged, or of a newer version.
+        OSError: likewise sqlite3.Error, for `relay.store.faults.as_faults` to judge.
+    """
+    if not _judge(path):
+        raise FileNotFoundError(2, "no such file", str(path))
+    writable = os.access(path.parent, os.W_OK)
+    log = _beside(path, "-wal")
+    whole_without_log = not log.exists() or log.stat().st_size == 0
+    # SQLite wants to make the log's index even for reading; `immutable` reads the file alone.
+    frozen = not writable and whole_without_log
+    connection = _connect(path, "mode=ro&immutable=1" if frozen else "mode=ro")
+    try:
+        connection.execute("PRAGMA query_only=ON").fetchall()
+        _check_schema(path, connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection, frozen
+
+
+def _connect(path: Path, options: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?{options}",
+        uri=True,
+        timeout=_BUSY_TIMEOUT_S,
+        isolation_level=None,  # transactions are begun and ended in plain sight
+        check_same_thread=False,  # Trio picks a thread for each call; one call at a time
+    )
+    # The file may have been prepared by somebody else: no functions run from its schema, and
+    # pages are checked as they are read.
+    for pragma in ("trusted_schema=OFF", "cell_size_check=ON", f"cache_size=-{_PAGE_CACHE_KIB}"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    return connection
+
+
+def _judge(path: Path) -> bool:
+    """Tell whether a database of ours is at `path`; False: nothing is there."""
+    header = b""
+    if path.exists():
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    if not header:
+        if _beside(path, "-wal").exists():
+            # SQLite would replay an old log into a new file.
+            raise lasting(path, "is missing, but its write-ahead log is there")
+        return False
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        raise lasting(path, "is not a SQLite database")
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise lasting(path, f"is a SQLite database of another program{_described(path)}")
+    version = int.from_bytes(header[60:64], "big")
+    if version != SCHEMA_VERSION:
+        raise lasting(
+            path,
+            f"has schema version {version}, of another release of pkarr-relay; "
+            f"this one knows {SCHEMA_VERSION}",
+        )
+    return True
+
+
+def _create(path: Path) -> None:
+    draft = _beside(path, "-new")
+    draft.unlink(missing_ok=True)  # of a process that died here; the folder's lock is ours
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    try:
+        connection = _connect(draft, "mode=rw")
+        try:
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()
+            connection.executescript(
+                f"BEGIN; PRAGMA application_id={APPLICATION_ID}; "
+                f"PRAGMA user_version={SCHEMA_VERSION}; {_schema()} COMMIT;"
+            )
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        finally:
+            connection.close()
+        draft.rename(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@cache
+def _schema() -> str:
+    return Path(__file__).with_name("schema.sql").read_text("utf-8")
+
+
+@cache
+def _expected_columns() -> frozenset[tuple[str, str, str, int]]:
+    model = sqlite3.connect(":memory:")
+    try:
+        model.executescript(_schema())
+        return _columns(model)
+    finally:
+        model.close()
+
+
+def _columns(connection: sqlite3.Connection) -> frozenset[tuple[str, str, str, int]]:
+    return frozenset(
+        connection.execute(
+            "SELECT t.name, c.name, c.type, c.pk FROM sqlite_master AS t, "
+            "pragma_table_info(t.name) AS c WHERE t.type = 'table'"
+        )
+    )
+
+
+def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
+    """Make sure that our tables are as we made them; others beside them are nobody's business."""
+    triggers = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'trigger'")
+    if not _expected_columns() <= _columns(connection) or triggers.fetchone() != (0,):
+        raise lasting(path, "has tables or triggers that are not as pkarr-relay made them")
+
+
+def _described(path: Path) -> str:
+    """Name the tables of a stranger's database, so that the operator recognises it."""
+    from sqlite_utils import Database  # slow to import, and hardly ever needed
+
+    # `immutable`: not even a lock is taken, and no log is replayed.
+    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
+    try:
+        names = Database(connection, execute_plugins=False).table_names()
+    except sqlite3.DatabaseError:
+        return ", damaged"
+    finally:
+        connection.close()
+    return f" (tables: {', '.join(sorted(names)[:5])})" if names else ""
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)

@@ -1,0 +1,190 @@
+"""The reading task: fills the table at the start, and reads what is needed before its turn.
+
+After the load it goes on reading freshness floors, for packets that are not in the table.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+import trio
+
+from relay.pkarr.packet import SeenPacket, merge
+from relay.store.bell import Bell
+from relay.store.faults import DatabaseFaultError
+from relay.store.memory import Memory
+from relay.store.packets import Node
+from relay.store.reader import READ_KEYS_MAX, PacketReader, Piece
+from relay.store.writer import RETRY_MAX_S, RETRY_MIN_S, Writer
+
+_log = logging.getLogger("relay.store")
+
+_EVICTED_WAITING_MAX: Final = 2048
+"""With more evictions than this to be written, the load waits: the file is being shrunk."""
+_DEFERRED_MAX: Final = 4096
+"""Packets learned from the DHT that wait for what the disk has; more are not kept."""
+
+
+class Loader:
+    """Reads the writer's file into `memory`.
+
+    `fault` is what is wrong with reading, None while all is well.
+    """
+
+    def __init__(self, memory: Memory, writer: Writer) -> None:
+        self.fault: DatabaseFaultError | None = None
+        self.loading = True
+        """Whether a packet that is not in the table may still be on the disk."""
+        self.bell: Final = Bell()
+        self._memory = memory
+        self._writer = writer
+        self._reader: PacketReader | None = None
+        self._bad_rows_before = 0
+        self._floors_found = False
+        self._wanted: dict[bytes, trio.Event] = {}
+        self._deferred: dict[bytes, SeenPacket] = {}
+        self._reopen_wanted = False
+        self._running = True
+        self._thread = trio.CapacityLimiter(1)
+        writer.on_commit = self.bell.ring
+        writer.on_reopened = self._look_again
+
+    @property
+    def bad_rows(self) -> int:
+        """Spoiled rows met since the start."""
+        return self._bad_rows_before + (self._reader.bad_rows if self._reader else 0)
+
+    def may_have(self, key: bytes) -> bool:
+        """Tell whether the disk may know of a packet of `key`, or its floor, and memory not."""
+        return (
+            self._running
+            and self.fault is None
+            and (self.loading or self._memory.lost_evictions or self._has_floors)
+            and key not in self._memory.table
+        )
+
+    @property
+    def _has_floors(self) -> bool:
+        return self._floors_found or self._writer.floors_saved
+
+    def open(self) -> list[Node]:
+        """Open the file, and return the DHT routing table saved in it."""
+        try:
+            self._reader = PacketReader(self._writer.path)
+            return self._reader.nodes()
+        except DatabaseFaultError as fault:
+            self._note(fault)
+            return []
+
+    async def read(self, key: bytes) -> None:
+        """Bring what the disk has of `key` into memory."""
+        done = self._wanted.get(key)
+        if done is None:
+            done = self._wanted[key] = trio.Event()
+            self.bell.ring()
+        await done.wait()
+
+    def merge_soon(self, seen: SeenPacket) -> None:
+        """Merge a packet into memory as soon as it is known what the disk has of its key."""
+        key = seen.packet.public_key.octets
+        if len(self._deferred) < _DEFERRED_MAX or key in self._deferred:
+            self._deferred[key] = merge(self._deferred.get(key), seen)
+            if key not in self._wanted:
+                self._wanted[key] = trio.Event()
+                self.bell.ring()
+
+    async def run(self) -> None:
+        """Load everything, then read what is wanted, until cancelled or the file is of no use."""
+        pause_s = RETRY_MIN_S
+        try:
+            while True:
+                try:
+                    await self._read_on()
+                    pause_s = RETRY_MIN_S
+                except DatabaseFaultError as fault:
+                    self._note(fault)
+                    self._let_go()
+                    if not fault.heals:
+                        # The connection stays open until the writer has closed its own: the
+                        # last one to close would fold the log into the damaged file.
+                        self._writer.condemn(fault)
+                        return
+                    await trio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, RETRY_MAX_S)
+        finally:
+            self._running = False
+            self._let_go()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._reader is not None:
+            reader, self._reader = self._reader, None
+            self._bad_rows_before += reader.bad_rows
+            # The disk is not asked for anything any more, so it does not matter what it says.
+            with contextlib.suppress(DatabaseFaultError):
+                await trio.to_thread.run_sync(reader.close, limiter=self._thread)
+
+    async def _read_on(self) -> None:
+        """Load, and read what is wanted, until another file is to be read."""
+        if self._reader is None or self._reopen_wanted or self.fault is not None:
+            await self.close()
+            self._reopen_wanted = False
+            self._reader = await trio.to_thread.run_sync(
+                PacketReader, self._writer.path, limiter=self._thread
+            )
+        reader = self._reader
+        self._floors_found = await trio.to_thread.run_sync(reader.has_floors, limiter=self._thread)
+        self.fault = None
+        self.loading = True
+        pieces = reader.load()
+        while not self._reopen_wanted:
+            if self._wanted:
+                await self._read_wanted(reader)
+            elif self.loading and self._memory.floors.unsaved < _EVICTED_WAITING_MAX:
+                await self._load_piece(pieces)
+            else:
+                await self.bell.heard()
+
+    async def _load_piece(self, pieces: Iterator[Piece]) -> None:
+        piece = await trio.to_thread.run_sync(next, pieces, None, limiter=self._thread)
+        if piece is not None:
+            self._memory.take_over(piece, may_evict=self._writer.fault is None)
+            return
+        self._memory.table.forget_expected()
+        self.loading = False
+        self._writer.load_is_over()
+        _log.info(
+            "%d packets loaded from %s, %d spoiled rows left out",
+            len(self._memory.table),
+            self._writer.path,
+            self.bad_rows,
+        )
+
+    async def _read_wanted(self, reader: PacketReader) -> None:
+        keys = list(islice(self._wanted, READ_KEYS_MAX))
+        self._memory.adopt(await trio.to_thread.run_sync(reader.read, keys, limiter=self._thread))
+        for key in keys:
+            self._finish(key)
+
+    def _finish(self, key: bytes) -> None:
+        seen = self._deferred.pop(key, None)
+        if seen is not None:
+            self._memory.merge_unless_below_floor(seen)
+        self._wanted.pop(key).set()
+
+    def _let_go(self) -> None:
+        """Answer all who wait from memory alone."""
+        for key in list(self._wanted):
+            self._finish(key)
+
+    def _look_again(self, created: bool) -> None:
+        if created or (self._reader is not None and self._reader.frozen):
+            self._reopen_wanted = True
+            self.bell.ring()
+
+    def _note(self, fault: DatabaseFaultError) -> None:
+        if self.fault is None and self._writer.fault is None:
+            _log.error("%s; its packets cannot be read just now", fault)
+        self.fault = fault

@@ -1,0 +1,51 @@
+"""One relay for one folder: a lock that the kernel gives up when its holder dies."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Final, Self
+
+from relay.errors import StoreError
+
+LOCK_FILE: Final = "pkarr-relay.lock"
+
+
+class FolderLock:
+    """Holds `folder` until `release`, or until the process ends in whatever way.
+
+    The file stays when the lock is gone; it names the last holder's process.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    @classmethod
+    def take(cls, folder: Path) -> Self:
+        """Lock `folder`, which must exist.
+
+        Raises:
+            StoreError: another relay holds it.
+            OSError: the lock file cannot be made or opened.
+        """
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # Not fcntl.lockf: a POSIX lock would be lost as soon as any other code of this
+            # process closed the file.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            by = f" (process {holder})" if holder.isdigit() else ""
+            raise StoreError(f"another relay{by} is using the cache folder {folder}") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Give the folder up; again and again if you like."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,152 @@
+"""What the store knows without the disk, and the rules by which that changes.
+
+Three parts that belong together: the table of packets, the floors of evicted ones, and the
+backlog of what the disk does not have yet. The rules: never downgrade, refuse what is below its
+floor, and take from the disk only what memory does not know better. No I/O, no waiting.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
+from relay.errors import NotMostRecentError
+from relay.pkarr.keys import PublicKey
+from relay.pkarr.packet import SeenPacket
+from relay.store import records
+from relay.store.backlog import Backlog
+from relay.store.floors import Floor, FloorTable
+from relay.store.reader import Found, Piece
+from relay.store.table import PacketTable
+
+SLACK_PACKETS: Final = 1024
+"""How far the table may be over its capacity before an insertion evicts by itself."""
+_UNSAVED_FLOORS_EXTRA: Final = 65_536
+FLOORS_PER_PACKET: Final = 4
+
+
+class Memory:
+    """The state of a store. Not safe to share between threads.
+
+    Args:
+        capacity: how many packets to keep.
+        wall_clock_us: microseconds since 1970.
+        on_change: called when there is something to evict or to write.
+    """
+
+    def __init__(
+        self, capacity: int, wall_clock_us: Callable[[], int], on_change: Callable[[], None]
+    ) -> None:
+        self.table = PacketTable(capacity)
+        # A quarter of what the disk may keep (four floors a packet) once the capacity is large:
+        # these are here only while the disk cannot take them, or if there is none.
+        floors_max = min(FLOORS_PER_PACKET * capacity, capacity + _UNSAVED_FLOORS_EXTRA)
+        self.floors = FloorTable(floors_max)
+        self.backlog = Backlog(self.table)
+        self.durable = False
+        """Whether there is, or may again be, a disk to write to."""
+        self.lost_evictions = False
+        """Whether the file may hold packets that were evicted, whose floors were lost."""
+        self.evictions = 0
+        self._wall_clock_us = wall_clock_us
+        self._on_change = on_change
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are more packets than the capacity."""
+        return len(self.table) > self.table.capacity
+
+    def get(self, key: PublicKey) -> SeenPacket | None:
+        """Return the packet of `key` and mark it as used."""
+        record = self.table.get(key.octets)
+        return None if record is None else records.decode(key, record)
+
+    def floor_us(self, key: bytes) -> int | None:
+        """Return the floor of `key` as far as it is known here."""
+        return self.floors.get(key, self._wall_clock_us())
+
+    def merge(self, seen: SeenPacket) -> SeenPacket:
+        """Apply the cache update rule; return the winner, which is now the last used.
+
+        Raises:
+            NotMostRecentError: a more recent packet of the key was evicted.
+        """
+        key = seen.packet.public_key.octets
+        new = records.encode(seen)
+        old = self.table.get(key)
+        if old is not None and not records.newer(new, old):
+            return records.decode(seen.packet.public_key, old)
+        if old is None:
+            floor_us = self.floor_us(key)
+            if floor_us is not None and seen.packet.timestamp_us < floor_us:
+                raise NotMostRecentError
+        self._insert(key, new)
+        return seen
+
+    def merge_unless_below_floor(self, seen: SeenPacket) -> None:
+        """Apply the cache update rule for a packet that nobody waits for."""
+        with contextlib.suppress(NotMostRecentError):
+            self.merge(seen)
+
+    def adopt(self, found: Found) -> None:
+        """Take packets and floors that were read from the disk because somebody needs them."""
+        for key, record in found.packets.items():
+            if self._is_news(key, record):
+                self._replace(key, record)
+        for key, floor in found.floors.items():
+            self.floors.learn(key, floor)
+
+    def take_over(self, piece: Piece, *, may_evict: bool) -> None:
+        """Take a piece of the start-up load.
+
+        Packets that find no room are evicted from the disk, if `may_evict`; otherwise they
+        stay there for the next start.
+        """
+        for key in piece.expected:
+            self.table.expect(key)
+        for key, record in piece.packets:
+            if not self._is_news(key, record):
+                continue
+            if key in self.table:
+                self._replace(key, record)
+            elif not self.table.load(key, record):
+                if may_evict:
+                    self._note_eviction(key, record)
+                else:
+                    self.lost_evictions = True
+        self._on_change()
+
+    def evict(self, count: int) -> None:
+        """Evict packets until the table is at its capacity, at most `count`."""
+        for _ in range(min(count, len(self.table) - self.table.capacity)):
+            evicted = self.table.evict()
+            if evicted is not None:
+                self.backlog.drop(evicted[0])
+                self._note_eviction(*evicted)
+        self._on_change()
+
+    def _insert(self, key: bytes, record: bytes) -> None:
+        self.table.put(key, record)
+        if self.durable:
+            self.backlog.add(key, record)
+        if len(self.table) > self.table.capacity + SLACK_PACKETS:
+            self.evict(1)
+        self._on_change()
+
+    def _replace(self, key: bytes, record: bytes) -> None:
+        self.table.put(key, record)
+        self.backlog.drop(key)  # the disk has it already
+
+    def _is_news(self, key: bytes, record: bytes) -> bool:
+        """Tell whether a record on the disk is newer than what is known here."""
+        held = self.table.peek(key)
+        if held is not None:
+            return records.newer(record, held)
+        # With a floor it is most likely what was evicted a moment ago and not deleted yet.
+        floor_us = self.floor_us(key)
+        return floor_us is None or records.timestamp_us(record) > floor_us
+
+    def _note_eviction(self, key: bytes, record: bytes) -> None:
+        self.evictions += 1
+        floor = Floor(records.timestamp_us(record), self._wall_clock_us())
+        if not self.floors.add(key, floor) and self.durable:
+            self.lost_evictions = True

@@ -1,0 +1,223 @@
+"""The durable shadow of the packet table: SQLite, plain and synchronous.
+
+`PacketCache` is the writer: whole groups of changes, each one transaction and one fsync. Reading
+is done by `relay.store.reader`, on a connection of its own, so that nobody who reads waits for a
+disk to write. Calls block; `relay.store.worker` makes them in a thread. The wall clock is an
+argument, `now_us`.
+
+All methods raise `DatabaseFaultError` for what is wrong with the disk or the file; the transaction
+has then not happened.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Final, Self
+from zlib import crc32
+
+from relay.store import records
+from relay.store.database import open_for_writing
+from relay.store.faults import as_faults
+from relay.store.floors import FLOOR_LIFE_US, Floor
+
+Node = tuple[bytes, str, int]
+"""A DHT node: id (20 bytes), IPv4 address, port."""
+
+RECENCY_PIECE_KEYS: Final = 8192
+_ROWS_AT_ONCE: Final = (64, 16, 4, 1)
+_FLOORS_DROPPED_MAX: Final = 4096
+"""How many floors one commit drops at most, so that no commit takes long."""
+_VACUUM_PAGES: Final = 512
+_SPARE_PAGES: Final = 64
+"""Free pages worth keeping; they are used again before the file grows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one group commit writes. A key in both maps was evicted and then came back."""
+
+    records: Mapping[bytes, bytes] = field(default_factory=dict)
+    evicted: Mapping[bytes, Floor] = field(default_factory=dict)
+    nodes: Sequence[Node] | None = None
+    """The whole routing table, or None to keep what is there."""
+    unsure: bool = False
+    """Whether the file may hold newer packets than these; then they stay and are returned."""
+
+
+class PacketCache:
+    """The one writer of a database file. Use from one thread at a time; `close` it.
+
+    Args:
+        path: the database file, made if there is none.
+        floors_max: how many freshness floors to keep, oldest first out.
+    """
+
+    def __init__(self, path: Path, *, floors_max: int) -> None:
+        self._path = path
+        self._floors_max = floors_max
+        with as_faults(path):
+            opened = open_for_writing(path)
+        self._connection = opened.connection
+        self.created: Final = opened.created
+        """Whether there was no file before."""
+        self._floor_count: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. The last to close also folds the log into it, unless opened to read."""
+        with as_faults(self._path):
+            self._connection.close()
+
+    def commit(self, changes: Changes, now_us: int) -> dict[bytes, bytes]:
+        """Write `changes` as one transaction; on the disk when this returns.
+
+        Returns:
+            The records, by key, that were newer than those in `changes` and were kept.
+        """
+        with self._transaction():
+            if changes.evicted:
+                self._run_in_groups(_DELETE_PACKETS, [(key,) for key in changes.evicted])
+                self._add_floors(changes.evicted, now_us)
+            kept = self._newer_than(changes.records) if changes.unsure else {}
+            rows = [
+                records.row(*entry) for entry in changes.records.items() if entry[0] not in kept
+            ]
+            self._run_in_groups(_UPSERT_PACKETS, rows)
+            if changes.nodes is not None:
+                self._replace_nodes(changes.nodes)
+        return kept
+
+    def write_recency(self, keys: Sequence[bytes], generation: int, *, last: bool) -> None:
+        """Write one piece of the order of use, of at most `RECENCY_PIECE_KEYS` keys.
+
+        The last piece makes the generation the valid one; until then the one before is.
+        """
+        octets = b"".join(keys)
+        with self._transaction():
+            self._connection.execute(
+                "INSERT INTO recency (generation, newest_id, keys, checksum) "
+                "VALUES (?, (SELECT coalesce(max(id), 0) FROM packets), ?, ?)",
+                (generation, octets, crc32(octets)),
+            )
+            if last:
+                self._connection.execute("DELETE FROM recency WHERE generation <> ?", (generation,))
+
+    def next_generation(self) -> int:
+        """Return a number that no piece of the order of use has; drops pieces left unfinished."""
+        with self._transaction():
+            oldest, newest = self._connection.execute(
+                "SELECT min(generation), max(generation) FROM recency"
+            ).fetchone()
+            if newest is None:
+                return 1
+            self._connection.execute("DELETE FROM recency WHERE generation > ?", (oldest,))
+            return int(newest) + 1
+
+    def shrink(self) -> bool:
+        """Give some free pages back to the file system.
+
+        Returns:
+            True if there is more to give; call again.
+        """
+        with as_faults(self._path):
+            (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+            if free > _SPARE_PAGES:
+                self._connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+                return True
+            # The file gets shorter when the log is copied into it.
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            return False
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with as_faults(self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._floor_count = None
+                # After some errors (a full disk) SQLite has rolled back by itself.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _run_in_groups(self, template: str, rows: Sequence[tuple[bytes | str | int, ...]]) -> int:
+        """Run a statement over all rows, many at a time; return how many rows it changed.
+
+        `executemany` gives the interpreter lock away for each row and waits to get it back,
+        which takes longer than the row when the Trio thread is busy.
+        """
+        done = changed = 0
+        for size in _ROWS_AT_ONCE:
+            while len(rows) - done >= size:
+                values = [value for row in rows[done : done + size] for value in row]
+                statement = _with_rows(template, size, len(rows[0]))
+                changed += self._connection.execute(statement, values).rowcount
+                done += size
+        return changed
+
+    def _newer_than(self, ours: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        stored = (
+            records.checked_row(row)
+            for key in ours
+            for (row,) in self._connection.execute(_SELECT_PACKET, (key,))
+        )
+        return dict(entry for entry in stored if entry and records.newer(entry[1], ours[entry[0]]))
+
+    def _add_floors(self, evicted: Mapping[bytes, Floor], now_us: int) -> None:
+        if self._floor_count is None:
+            (self._floor_count,) = self._connection.execute(
+                "SELECT count(*) FROM floors"
+            ).fetchone()
+        # Deleted and inserted again, not updated: the new id puts it last in the order.
+        replaced = self._run_in_groups(_DELETE_FLOORS, [(key,) for key in evicted])
+        self._run_in_groups(
+            _INSERT_FLOORS, [records.floor_row(key, *floor) for key, floor in evicted.items()]
+        )
+        count = self._floor_count + len(evicted) - replaced
+        excess = min(max(count - self._floors_max, 0), _FLOORS_DROPPED_MAX)
+        dropped = self._connection.execute(
+            _DROP_OLD_FLOORS, (excess, _FLOORS_DROPPED_MAX, now_us - FLOOR_LIFE_US)
+        )
+        self._floor_count = count - dropped.rowcount
+
+    def _replace_nodes(self, nodes: Sequence[Node]) -> None:
+        self._connection.execute("DELETE FROM nodes")
+        rows = [records.node_row(place, *node) for place, node in enumerate(nodes)]
+        self._run_in_groups(_INSERT_NODES, rows)
+
+
+# The oldest floors, by id: the first ?1 of them, and those among the first ?2 that were set at
+# ?3 or earlier.
+_DROP_OLD_FLOORS: Final = """
+    DELETE FROM floors WHERE id <= max(
+        coalesce((SELECT max(id) FROM (SELECT id FROM floors ORDER BY id LIMIT ?1)), 0),
+        coalesce((SELECT max(id) FROM (SELECT id, evicted_us FROM floors ORDER BY id LIMIT ?2)
+                  WHERE evicted_us <= ?3), 0))
+"""
+
+
+_UPSERT_PACKETS: Final = (
+    "INSERT INTO packets (key, last_seen_us, payload, checksum) VALUES ROWS "
+    "ON CONFLICT (key) DO UPDATE SET last_seen_us = excluded.last_seen_us, "
+    "payload = excluded.payload, checksum = excluded.checksum"
+)
+_SELECT_PACKET: Final = " ".join(("SELECT", records.ROW_AS_HEX, "FROM packets WHERE key = ?"))
+_DELETE_PACKETS: Final = "DELETE FROM packets WHERE key IN (VALUES ROWS)"
+_DELETE_FLOORS: Final = "DELETE FROM floors WHERE key IN (VALUES ROWS)"
+_INSERT_FLOORS: Final = "INSERT INTO floors (key, timestamp, evicted_us, checksum) VALUES ROWS"
+_INSERT_NODES: Final = "INSERT INTO nodes (position, node_id, ip, port, checksum) VALUES ROWS"
+
+
+@cache
+def _with_rows(template: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return template.replace("ROWS", ", ".join([row] * rows))

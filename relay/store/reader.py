@@ -1,0 +1,163 @@
+"""Reading the shadow: single packets on demand, and everything at the start, piece by piece.
+
+`PacketReader` has a connection of its own: with a write-ahead log a reader neither waits for the
+writer nor holds it up. Everything is read in short statements, fetched whole, so that the log can
+be folded away between them. Spoiled rows are left out and counted.
+
+Calls block; `relay.store.worker` makes them in a thread. All raise `DatabaseFaultError`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+from zlib import crc32
+
+from relay.store import records
+from relay.store.database import open_for_reading
+from relay.store.faults import as_faults
+from relay.store.floors import Floor
+from relay.store.packets import Node
+
+_SCAN_ROWS: Final = 512
+"""Packets in one piece: 2 ms of reading, half a millisecond of taking over."""
+READ_KEYS_MAX: Final = 64
+NODES_MAX: Final = 10_000
+_ABOVE_ALL_IDS: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Something of the start-up load, each piece less recently used than those before it."""
+
+    packets: Sequence[tuple[bytes, bytes]] = ()
+    """Keys and records."""
+    expected: Sequence[bytes] = ()
+    """Keys alone, most recently used first: their packets follow in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the disk has of some keys."""
+
+    packets: dict[bytes, bytes] = field(default_factory=dict)
+    floors: dict[bytes, Floor] = field(default_factory=dict)
+
+
+class PacketReader:
+    """A reading connection to a database file. Use from one thread at a time; `close` it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with as_faults(path):
+            self._connection, self.frozen = open_for_reading(path)
+        self.bad_rows = 0
+        """Spoiled rows met so far."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. It changes nothing on the disk."""
+        with as_faults(self._path):
+            self._connection.close()
+
+    def has_floors(self) -> bool:
+        """Tell whether there are any freshness floors."""
+        with as_faults(self._path):
+            row = self._connection.execute("SELECT EXISTS (SELECT 1 FROM floors)").fetchone()
+            return bool(row[0])
+
+    def read(self, keys: Sequence[bytes]) -> Found:
+        """Return the packets and floors of up to `READ_KEYS_MAX` keys."""
+        places = ", ".join("?" * len(keys))
+        found = Found()
+        with as_faults(self._path):
+            row = self._connection.execute(
+                f"SELECT count(*), group_concat({records.ROW_AS_HEX}, ' ') FROM packets "  # noqa: S608
+                f"WHERE key IN ({places})",
+                keys,
+            ).fetchone()
+            floors = self._connection.execute(
+                f"SELECT key, timestamp, evicted_us, checksum FROM floors WHERE key IN ({places})",  # noqa: S608
+                keys,
+            ).fetchall()
+        found.packets.update(self._checked(*row))
+        for columns in floors:
+            floor = records.checked_floor(*columns)
+            if floor is None:
+                self.bad_rows += 1
+            else:
+                found.floors[floor[0]] = Floor(*floor[1:])
+        return found
+
+    def nodes(self) -> list[Node]:
+        """Return the saved DHT routing table."""
+        with as_faults(self._path):
+            rows = self._connection.execute(
+                "SELECT node_id, ip, port, checksum FROM nodes ORDER BY position LIMIT ?",
+                (NODES_MAX,),
+            ).fetchall()
+        checked = [records.checked_node(*row) for row in rows]
+        nodes = [node for node in checked if node is not None]
+        self.bad_rows += len(checked) - len(nodes)
+        return nodes
+
+    def load(self) -> Iterator[Piece]:
+        """Deliver the whole database, in pieces that take a few milliseconds each.
+
+        First the packets that came after the order of use was last written, newest first;
+        then that order, keys only; then all other packets from the newest to the oldest. So
+        rows are read in the order they lie in, which is five times faster than in the order
+        of use; whoever needs one packet earlier reads it by itself.
+        """
+        with as_faults(self._path):
+            # While a generation is being written, the one before it is the complete one.
+            generation, newest_id = self._connection.execute(
+                "SELECT coalesce(min(generation), 0), coalesce(min(newest_id), 0) FROM recency "
+                "WHERE generation = (SELECT min(generation) FROM recency)"
+            ).fetchone()
+        yield from self._scan(_ABOVE_ALL_IDS, newest_id)
+        yield from self._order_of_use(generation)
+        yield from self._scan(newest_id + 1, 0)
+
+    def _order_of_use(self, generation: int) -> Iterator[Piece]:
+        row_id = 0
+        while True:
+            with as_faults(self._path):
+                row = self._connection.execute(
+                    "SELECT id, keys, checksum FROM recency WHERE id > ? AND generation = ? "
+                    "ORDER BY id LIMIT 1",
+                    (row_id, generation),
+                ).fetchone()
+            if row is None:
+                return
+            row_id, keys, checksum = row
+            if isinstance(keys, bytes) and crc32(keys) == checksum:
+                ends = range(records.KEY_BYTES, len(keys) + 1, records.KEY_BYTES)
+                yield Piece(expected=[keys[end - records.KEY_BYTES : end] for end in ends])
+            else:
+                self.bad_rows += 1
+
+    def _scan(self, below_id: int, above_id: int) -> Iterator[Piece]:
+        while True:
+            with as_faults(self._path):
+                lowest_id, count, rows = self._connection.execute(
+                    f"SELECT min(id), count(*), group_concat({records.ROW_AS_HEX}, ' ') "  # noqa: S608
+                    "FROM (SELECT * FROM packets WHERE id < ? AND id > ? "
+                    "ORDER BY id DESC LIMIT ?)",
+                    (below_id, above_id, _SCAN_ROWS),
+                ).fetchone()
+            if count == 0:
+                return
+            below_id = lowest_id
+            yield Piece(packets=self._checked(count, rows))
+
+    def _checked(self, count: int, rows: str | None) -> list[tuple[bytes, bytes]]:
+        checked = [records.checked_row(row) for row in rows.split(" ")] if rows else []
+        good = [row for row in checked if row is not None]
+        self.bad_rows += count - len(good)  # a row with a NULL in it is not even in `rows`
+        return good

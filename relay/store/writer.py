@@ -1,0 +1,258 @@
+"""The writing task: takes what waits, commits it as one group, lets waiters go, starts anew.
+
+While a group is at the disk the next one gathers, so a group is as large as the load demands.
+When there is nothing else to do it writes the order of use, every ten minutes, and after the
+start gives the file's free pages back.
+
+When the disk fails the backlog stays and is tried again after 1 to 30 seconds. For a file that is
+damaged or not ours there is no again: it is left as it is.
+"""
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from relay.errors import StoreError
+from relay.store.bell import Bell
+from relay.store.database import DATABASE_FILE
+from relay.store.faults import DatabaseFaultError, as_faults
+from relay.store.lock import FolderLock
+from relay.store.memory import FLOORS_PER_PACKET, Memory
+from relay.store.packets import RECENCY_PIECE_KEYS, Changes, Node, PacketCache
+from relay.store.reader import Found
+
+_log = logging.getLogger("relay.store")
+
+RETRY_MIN_S: Final = 1.0
+RETRY_MAX_S: Final = 30.0
+RECENCY_INTERVAL_S: Final = 600.0
+"""A crash costs the order of use of this time; no packet."""
+_EVICTED_IN_GROUP: Final = 256
+"""Rows deleted by one commit: about 10 ms."""
+
+
+class Writer:
+    """Keeps the disk behind the memory, and holds the folder's lock.
+
+    `fault` is what is wrong with writing, None while all is well.
+    """
+
+    def __init__(self, folder: Path, memory: Memory, wall_clock_us: Callable[[], int]) -> None:
+        self.path: Final = folder / DATABASE_FILE
+        self.fault: DatabaseFaultError | None = None
+        self.commits = 0
+        self.on_reopened: Callable[[bool], None] = lambda created: None
+        """Called when the file was opened again after a fault; was it made anew?"""
+        self.on_commit: Callable[[], None] = lambda: None
+        self.bell: Final = Bell()
+        self.floors_saved = False
+        """Whether floors were written since the start."""
+        self._folder = folder
+        self._memory = memory
+        self._wall_clock_us = wall_clock_us
+        self._lock: FolderLock | None = None
+        self._cache: PacketCache | None = None
+        self._nodes: Sequence[Node] | None = None
+        self._recency: list[list[bytes]] = []  # pieces still to be written, the first one last
+        self._recency_generation = 0
+        self._recency_due = float("-inf")
+        # Until all is loaded the disk may hold packets newer than those in memory, and the
+        # order of use is not known.
+        self._loaded = False
+        self._shrinking = False
+        # Calls in threads are not abandoned when cancelled: a commit under way is waited for, so
+        # that what is known of the disk stays true.
+        self._thread = trio.CapacityLimiter(1)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether a commit can be waited for."""
+        return self.fault is None
+
+    def open(self) -> None:
+        """Take the lock and open the file; what is wrong with the file becomes `fault`.
+
+        Raises:
+            StoreError: another relay holds the folder.
+        """
+        self._memory.durable = True
+        try:
+            self._cache = self._open_files()
+        except DatabaseFaultError as fault:
+            self._note(fault)
+
+    def save_nodes(self, nodes: Sequence[Node]) -> None:
+        """Write the DHT routing table with the next group."""
+        if self._memory.durable:
+            self._nodes = nodes
+            self.bell.ring()
+
+    def load_is_over(self) -> None:
+        """Note that memory knows all that is on the disk; the file may have got emptier by it."""
+        self._loaded = self._shrinking = True
+        self.bell.ring()
+
+    def condemn(self, fault: DatabaseFaultError) -> None:
+        """Write no more: the reader found the file damaged."""
+        self._note(fault)
+        self.bell.ring()
+
+    async def run(self) -> None:
+        """Write until cancelled, or until the file turns out to be of no use."""
+        self._recency_due = trio.current_time() + RECENCY_INTERVAL_S
+        pause_s = RETRY_MIN_S
+        while self._memory.durable:
+            step = self._next_step()
+            if step is None:
+                with trio.move_on_at(self._recency_due):
+                    await self.bell.heard()
+                continue
+            try:
+                await step()
+                pause_s = RETRY_MIN_S
+            except DatabaseFaultError as fault:
+                self._note(fault)
+                if fault.heals:
+                    await self._close_file()
+                    await trio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, RETRY_MAX_S)
+        await self._close_file()
+
+    async def flush(self) -> None:
+        """Write all that waits, then the order of use; gives up at the first fault."""
+        self._shrinking = False
+        self._recency_due = float("-inf")
+        try:
+            while self._memory.durable and (step := self._next_step()) is not None:
+                await step()
+        except DatabaseFaultError as fault:
+            self._note(fault)
+
+    async def close(self) -> None:
+        """Close the file and give the folder up; what was not flushed is memory's alone."""
+        self._memory.durable = False
+        self._memory.backlog.clear()
+        await self._close_file()
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def _group_waits(self) -> bool:
+        memory = self._memory
+        return bool(memory.backlog.waiting or memory.floors.unsaved or self._nodes is not None)
+
+    def _next_step(self) -> Callable[[], Awaitable[None]] | None:
+        cache = self._cache
+        if cache is None:
+            return self._reopen
+        if self._group_waits:
+            return partial(self._write_group, cache)
+        if self._recency:
+            return partial(self._write_recency, cache)
+        if self._loaded and trio.current_time() >= self._recency_due:
+            return partial(self._begin_recency, cache)
+        if self._shrinking:
+            return partial(self._shrink, cache)
+        return None
+
+    def _open_files(self) -> PacketCache:
+        with as_faults(self._folder):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._lock is None:
+                self._lock = FolderLock.take(self._folder)
+        capacity = self._memory.table.capacity
+        return PacketCache(self.path, floors_max=FLOORS_PER_PACKET * capacity)
+
+    async def _reopen(self) -> None:
+        try:
+            cache = self._cache = await trio.to_thread.run_sync(
+                self._open_files, limiter=self._thread
+            )
+        except DatabaseFaultError:
+            raise
+        except StoreError as error:  # somebody took the folder meanwhile
+            raise DatabaseFaultError(str(error), heals=False) from error
+        if cache.created:  # the packets that were on the disk went with the old file
+            for key, record in self._memory.table.records().items():
+                self._memory.backlog.add(key, record)
+        self.on_reopened(cache.created)
+        if not self._group_waits:
+            self._note_healed()
+
+    async def _write_group(self, cache: PacketCache) -> None:
+        memory = self._memory
+        group = memory.backlog.take()
+        changes = Changes(
+            records=group.records,
+            evicted=memory.floors.to_save(_EVICTED_IN_GROUP),
+            nodes=self._nodes,
+            unsure=not self._loaded or memory.lost_evictions,
+        )
+        try:
+            kept = await trio.to_thread.run_sync(
+                cache.commit, changes, self._wall_clock_us(), limiter=self._thread
+            )
+        except BaseException:
+            memory.backlog.fail(group)
+            raise
+        memory.floors.saved(changes.evicted.items())
+        self.floors_saved = self.floors_saved or bool(changes.evicted)
+        if self._nodes is changes.nodes:
+            self._nodes = None
+        memory.adopt(Found(packets=kept))
+        memory.backlog.finish(group)
+        self.commits += 1
+        self._note_healed()
+        self.on_commit()
+
+    async def _begin_recency(self, cache: PacketCache) -> None:
+        self._recency_due = trio.current_time() + RECENCY_INTERVAL_S
+        keys = self._memory.table.keys()
+        self._recency_generation = await trio.to_thread.run_sync(
+            cache.next_generation, limiter=self._thread
+        )
+        starts = range(0, max(len(keys), 1), RECENCY_PIECE_KEYS)
+        self._recency = [keys[start : start + RECENCY_PIECE_KEYS] for start in reversed(starts)]
+
+    async def _write_recency(self, cache: PacketCache) -> None:
+        piece = self._recency.pop()
+        write = partial(
+            cache.write_recency, piece, self._recency_generation, last=not self._recency
+        )
+        await trio.to_thread.run_sync(write, limiter=self._thread)
+
+    async def _shrink(self, cache: PacketCache) -> None:
+        self._shrinking = await trio.to_thread.run_sync(cache.shrink, limiter=self._thread)
+
+    async def _close_file(self) -> None:
+        if self._cache is not None:
+            cache, self._cache = self._cache, None
+            # The fault for which it is closed has been told; another in closing adds nothing.
+            with contextlib.suppress(DatabaseFaultError):
+                await trio.to_thread.run_sync(cache.close, limiter=self._thread)
+
+    def _note(self, fault: DatabaseFaultError) -> None:
+        """Say what is wrong, and let everybody go who waits for the disk."""
+        news = self.fault is None or self.fault.heals != fault.heals
+        self.fault = fault
+        self._recency.clear()
+        if fault.heals:
+            self._memory.backlog.release()
+            if news:
+                _log.error("%s; going on from memory and trying again to write", fault)
+            return
+        self._memory.durable = False
+        self._memory.backlog.clear()
+        self._nodes = None
+        _log.error("%s; going on from memory: packets are lost when the relay ends", fault)
+
+    def _note_healed(self) -> None:
+        if self.fault is not None:
+            self.fault = None
+            waiting = self._memory.backlog.waiting
+            _log.warning("%s is written again; %d packets to catch up", self.path, waiting)
