@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,6 +14,8 @@ from relay.errors import StartupError
 BACKLOG: Final = 1024
 _ALL_IPV4: Final = "0.0.0.0"  # noqa: S104  # a relay serves the world
 _ALL: Final = "::"
+_NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""The kernel knows IPv6, but the machine (often a container) has it switched off."""
 
 
 def open_listeners(bind: Sequence[str] | None, port: int) -> list[socket.socket]:
@@ -41,7 +44,12 @@ def open_listeners(bind: Sequence[str] | None, port: int) -> list[socket.socket]
 
 def _listen_everywhere(port: int) -> socket.socket:
     if socket.has_dualstack_ipv6():
-        return _listen(_ALL, port, dual_stack=True)
+        try:
+            return _listen(_ALL, port, dual_stack=True)
+        except StartupError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in _NO_IPV6:
+                raise
     return _listen(_ALL_IPV4, port, dual_stack=False)
 
 

@@ -1,0 +1,260 @@
+"""The composition root: builds every object once and owns the outermost nurseries.
+
+Start-up order is listeners, store, DHT, HTTP; shutdown is the reverse: stop accepting,
+finish requests, save the routing table, flush the store. What is slow to import is
+imported after the listeners are bound, so that clients can connect at once.
+
+Source: design/architecture.md, section 3; design/style.md, section 4.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from relay import __version__, _kernels
+from relay.http.listener import open_listeners
+
+if TYPE_CHECKING:
+    from relay.config import Config, RateLimiterConfig
+    from relay.http.app import App
+    from relay.http.clients import ClientRules
+    from relay.net.udp import DhtDriver
+    from relay.service import RelayService
+    from relay.store.worker import PacketStore
+
+_log: Final = logging.getLogger("pkarr_relay")
+
+TESTNET_NODES: Final = 10
+SHUTDOWN_S: Final = 4.5
+"""After a signal everything has ended by then, whatever hangs."""
+
+
+def run(config: Config, *, testnet: bool = False) -> int:
+    """Serve until SIGINT or SIGTERM; return the exit code.
+
+    Args:
+        config: as checked by `relay.config`.
+        testnet: begin with ten DHT nodes of our own on loopback.
+
+    Raises:
+        StartupError: a port cannot be had.
+        StoreError: another relay uses the cache folder.
+    """
+    listeners = open_listeners(config.http.bind, config.http.port)
+    trio.run(
+        partial(_serve_until_signal, config, listeners, testnet=testnet),
+        strict_exception_groups=False,
+    )
+    return 0
+
+
+async def _serve_until_signal(
+    config: Config, listeners: Sequence[socket.socket], *, testnet: bool
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            stop = trio.Event()
+
+            async def wait_for_signal() -> None:
+                async for number in signals:
+                    _log.info("%s: shutting down", signal.Signals(number).name)
+                    break
+                stop.set()
+                await trio.sleep(SHUTDOWN_S)
+                _log.error("shutdown takes too long; leaving without it")
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait_for_signal)
+            try:
+                async with AsyncExitStack() as rooms:
+                    if testnet:
+                        config = await _join_testnet(rooms, config)
+                    await serve(config, listeners, stop=stop)
+            finally:
+                for listener in listeners:
+                    listener.close()
+            nursery.cancel_scope.cancel()
+    _log.info("shutdown")
+
+
+async def _join_testnet(rooms: AsyncExitStack, config: Config) -> Config:
+    """Start DHT nodes of our own for as long as `rooms` is open; return a config that uses them."""
+    from relay.net.testnet import open_testnet
+
+    network = await rooms.enter_async_context(open_testnet(TESTNET_NODES))
+    return replace(config, mainline=replace(config.mainline, bootstrap=network.bootstrap))
+
+
+async def serve(config: Config, listeners: Sequence[socket.socket], *, stop: trio.Event) -> None:
+    """Run a whole relay until `stop` is set, then end it in good order.
+
+    Raises:
+        StartupError: the DHT port cannot be had.
+        StoreError: another relay uses the cache folder.
+    """
+    async with running(config) as relay:
+        from relay.http.serve import serve_http
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                partial(
+                    serve_http,
+                    relay.app,
+                    listeners,
+                    config.http,
+                    rules=relay.rules,
+                    counters=relay.app.counters,
+                    shutdown=stop,
+                )
+            )
+            for listener in listeners:
+                _log.info("Running as a relay on TCP socket %s:%d", *listener.getsockname()[:2])
+            await stop.wait()
+            relay.service.serving = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """What `running` builds: a relay to which only the way in is missing."""
+
+    app: App
+    rules: ClientRules
+    service: RelayService
+    store: PacketStore
+    driver: DhtDriver
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Relay]:
+    """Run store, DHT node and service for the length of the block; leave in reverse order.
+
+    Raises:
+        StartupError: the DHT port cannot be had.
+        StoreError: another relay uses the cache folder.
+    """
+    from relay.http.app import create_app
+    from relay.http.limits import HttpLimits
+    from relay.net.packets import PkarrDht
+    from relay.service import RelayService
+    from relay.store.worker import PacketStore
+
+    for warning in config.warnings:
+        _log.warning("%s", warning)
+    started_s = trio.current_time()
+    store = PacketStore(config.cache.path, config.cache.capacity_packets, wall_clock_us)
+    store.open()
+    if config.cache.path is None:
+        _log.warning("Cache path is not configured, running ephemeral Relay")
+    else:
+        _log.info("Cache path: %s", config.cache.path)
+    async with AsyncExitStack() as rooms:
+        await rooms.enter_async_context(_background(store.run))
+        rooms.push_async_callback(store.close)
+        driver = _open_driver(config, store)
+        await rooms.enter_async_context(_background(driver.run))
+        _log.info("Running as a DHT node on %s:%d", *driver.local_address)
+
+        def facts() -> Mapping[str, object]:
+            counters = service.counters
+            cache = asdict(store.stats()) | {
+                "hits": counters["hits"],
+                "misses": counters["misses"],
+            }
+            return {
+                "version": __version__,
+                "implementation": _kernels.IMPLEMENTATION,
+                "uptime_s": round(trio.current_time() - started_s, 3),
+                "http": app.counters.snapshot(),
+                "cache": cache,
+                "dht": _dht_facts(driver),
+            }
+
+        service = RelayService(
+            store,
+            PkarrDht(driver, config.mainline.request_timeout_s),
+            ttl_min_s=config.cache.ttl_min_s,
+            ttl_max_s=config.cache.ttl_max_s,
+            serve_stale_s=config.cache.serve_stale_s,
+            wall_clock_us=wall_clock_us,
+            facts=facts,
+            troubles=lambda: {"cache": store.health().reason, "dht": _dht_trouble(driver)},
+        )
+        limits = HttpLimits(config.rate_limiter, trusted_proxies=config.http.trusted_proxies)
+        app = create_app(service, wall_clock_us=wall_clock_us, limits=limits)
+        yield Relay(app=app, rules=limits.rules, service=service, store=store, driver=driver)
+        service.serving = False
+
+
+@asynccontextmanager
+async def _background(run: Callable[..., Awaitable[object]]) -> AsyncIterator[None]:
+    """Run a room's task for the length of the block; if it fails, so does the block."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def _open_driver(config: Config, store: PacketStore) -> DhtDriver:
+    from relay.net.start import open_driver
+
+    mainline = config.mainline
+    return open_driver(
+        port=mainline.port,
+        bind_address=mainline.bind_address,
+        bootstrap=mainline.bootstrap,
+        server_mode=mainline.server_mode,
+        public_ip=mainline.public_ip,
+        request_timeout_s=mainline.request_timeout_s,
+        nodes=store.load_nodes(),
+        save_nodes=store.save_nodes,
+        query_filter=_query_filter(config.rate_limiter),
+    )
+
+
+def _query_filter(config: RateLimiterConfig | None) -> Callable[[str, float], bool] | None:
+    """Return the configured limit on DHT queries by source; local networks are free of it."""
+    from relay.dht.node_id import is_exempt
+    from relay.gcra import Gcra
+
+    if config is None or config.dht is None:
+        return None
+    limiter = Gcra(config.dht.interval_s, config.dht.burst)
+    return lambda ip, now: is_exempt(ip) or limiter.check(ip, now).allowed
+
+
+def _dht_facts(driver: DhtDriver) -> dict[str, object]:
+    node = driver.node
+    size, deviation = node.size_estimate
+    public = node.public_address
+    return {
+        "node_id": node.node_id.hex(),
+        "local_address": "{}:{}".format(*driver.local_address),
+        "public_address": None if public is None else "{}:{}".format(*public),
+        "server_mode": node.server_mode,
+        "firewalled": node.firewalled,
+        "bootstrapped": node.bootstrapped,
+        "table_size": node.table_size,
+        "size_estimate": round(size),
+        "size_deviation": round(deviation, 4),
+        **asdict(node.counters),
+        "datagrams": asdict(driver.counters) | {"kernel_drops": driver.kernel_drops},
+    }
+
+
+def _dht_trouble(driver: DhtDriver) -> str | None:
+    return None if driver.node.bootstrapped else "no DHT node has answered yet"
+
+
+def wall_clock_us() -> int:
+    """Return microseconds since 1970. The only place that reads the wall clock."""
+    return time.time_ns() // 1000
