@@ -51,11 +51,18 @@ def run(config: Config, *, testnet: bool = False) -> int:
         StoreError: another relay uses the cache folder.
     """
     listeners = open_listeners(config.http.bind, config.http.port)
-    trio.run(
-        partial(_serve_until_signal, config, listeners, testnet=testnet),
-        strict_exception_groups=False,
-    )
+    try:
+        trio.run(partial(_serve_until_signal, config, listeners, testnet=testnet))
+    except BaseExceptionGroup as group:
+        raise _first_cause(group) from None
     return 0
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return what a nursery wrapped: one error ends the relay, the others follow from it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _serve_until_signal(
@@ -158,9 +165,9 @@ async def running(config: Config) -> AsyncIterator[Relay]:
     else:
         _log.info("Cache path: %s", config.cache.path)
     async with AsyncExitStack() as rooms:
-        await rooms.enter_async_context(_background(store.run))
         rooms.push_async_callback(store.close)
         driver = _open_driver(config, store)
+        await rooms.enter_async_context(_background(store.run))
         await rooms.enter_async_context(_background(driver.run))
         _log.info("Running as a DHT node on %s:%d", *driver.local_address)
 

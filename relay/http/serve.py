@@ -202,7 +202,7 @@ async def serve_http(
         task_status: reports that connections are served.
     """
     server = HttpServer(app, config, rules or ClientRules(), counters or Counters(), deadlines)
-    await server.run(sockets, shutdown or trio.Event(), task_status)
+    await server.run(sockets, trio.Event() if shutdown is None else shutdown, task_status)
 
 
 def _plain(address: tuple[str, int]) -> tuple[str, int]:
