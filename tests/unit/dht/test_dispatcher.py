@@ -1,0 +1,289 @@
+"""The dispatcher: when queries leave, when silence is noticed, when operations end."""
+
+from __future__ import annotations
+
+from math import inf
+
+from relay.dht import krpc
+from relay.dht.counters import NodeCounters
+from relay.dht.dispatcher import (
+    OPERATION_S_MAX,
+    OUTBOX_MAX,
+    SUSPECT_S,
+    WINDOW,
+    Dispatcher,
+    Silences,
+)
+from relay.dht.krpc import Query, QueryTemplate
+from relay.dht.node_id import Address
+from relay.dht.operations import Contact, Operation, State
+from tests.support.chance import seeded
+
+PING = QueryTemplate(b"ping", {b"id": bytes(20)}, read_only=True)
+
+
+class Asking(Operation):
+    """Asks each of its contacts once; `patient`: waits for late ones too."""
+
+    def __init__(self, *contacts: Contact, patient: bool = False) -> None:
+        super().__init__()
+        self.contacts = contacts
+        self.patient = patient
+
+    def next_contact(self) -> Contact | None:
+        return next((c for c in self.contacts if c.state is State.NEW), None)
+
+    def query_for(self, contact: Contact) -> QueryTemplate:
+        return PING
+
+    def settled(self) -> bool:
+        if self.patient and self.late:
+            return False
+        return self.next_contact() is None and not self.waiting
+
+
+class FixedPacer:
+    """Lets packets to some addresses wait."""
+
+    def __init__(self, **waits: float) -> None:
+        self.waits = waits
+
+    def reserve(self, ip: str, now: float) -> float:
+        return self.waits.get(ip.replace(".", "_"), 0.0)
+
+
+class Desk:
+    """A dispatcher and what it reports."""
+
+    def __init__(self, pacer: FixedPacer | None = None) -> None:
+        self.counters = NodeCounters()
+        self.settled: list[tuple[Operation, float]] = []
+        self.silent: list[tuple[Contact, int]] = []
+        self.dispatcher = Dispatcher(
+            rng=seeded(1),
+            pacer=pacer or FixedPacer(),
+            request_timeout_s=2.0,
+            counters=self.counters,
+            on_settled=lambda operation, now: self.settled.append((operation, now)),
+            on_silent=lambda contact, times: self.silent.append((contact, times)),
+        )
+
+    def ids(self) -> list[tuple[bytes, Address]]:
+        """Transaction ids and addresses of what is to be sent now."""
+        sent = []
+        for payload, address in self.dispatcher.take_datagrams():
+            query = krpc.decode(payload)
+            assert isinstance(query, Query)
+            sent.append((query.transaction_id, address))
+        return sent
+
+    def answer(self, transaction_id: bytes, address: Address, now: float) -> None:
+        transaction = self.dispatcher.close(address, transaction_id, now)
+        assert transaction is not None
+        transaction.operation.on_refusal(transaction.contact, None)
+        self.dispatcher.advance(transaction.operation, now)
+
+    def run_to(self, until: float) -> None:
+        while (at := self.dispatcher.next_deadline()) <= until:
+            self.dispatcher.handle_deadline(at)
+
+
+def contact(number: int) -> Contact:
+    return Contact((f"10.0.{number >> 8}.{number & 255}", 6881), bytes(20))
+
+
+def test_an_operation_ends_with_its_last_answer() -> None:
+    desk = Desk()
+    operation = Asking(contact(1), contact(2))
+    desk.dispatcher.submit(operation, 0.0)
+    (first, a), (second, b) = desk.ids()
+    desk.answer(first, a, 0.1)
+    assert desk.settled == []
+    desk.answer(second, b, 0.2)
+    assert desk.settled == [(operation, 0.2)]
+    assert desk.dispatcher.next_deadline() == inf, "nothing is left to wait for"
+
+
+def test_silence_is_slow_then_late_then_dead() -> None:
+    desk = Desk()
+    silent = contact(1)
+    desk.dispatcher.submit(Asking(silent, patient=True), 0.0)
+    assert [len(i) for i, _ in desk.ids()] == [4]
+    desk.run_to(0.49)
+    assert silent.state is State.WAITING
+    desk.run_to(0.5)
+    assert silent.state is State.SLOW
+    assert [len(i) for i, _ in desk.ids()] == [2], "asked once more, as old nodes like it"
+    desk.run_to(1.0)
+    assert silent.state is State.LATE
+    desk.run_to(1.99)
+    assert desk.settled == []
+    desk.run_to(2.0)
+    assert silent.state is State.DEAD
+    assert [at for _, at in desk.settled] == [2.0]
+    assert desk.ids() == []
+    assert (desk.counters.queries_out, desk.counters.timeouts) == (2, 1)
+
+
+def test_an_answer_to_the_second_try_counts() -> None:
+    desk = Desk()
+    operation = Asking(contact(1))
+    desk.dispatcher.submit(operation, 0.0)
+    desk.ids()
+    desk.run_to(0.5)
+    ((second, address),) = desk.ids()
+    desk.answer(second, address, 0.6)
+    assert desk.settled == [(operation, 0.6)]
+    assert desk.counters.queries_repeated == 1
+
+
+def test_the_window_bounds_what_is_on_the_wire() -> None:
+    desk = Desk()
+    contacts = [contact(number) for number in range(WINDOW + 50)]
+    desk.dispatcher.submit(Asking(*contacts), 0.0)
+    sent = desk.ids()
+    assert len(sent) == WINDOW
+    for transaction_id, address in sent[:20]:
+        desk.answer(transaction_id, address, 0.1)
+    assert len(desk.ids()) == 20
+    desk.run_to(0.5)  # those that stay silent make room: they are slow now
+    assert len({address for _, address in desk.ids()}) >= 30
+    assert all(c.state is not State.NEW for c in contacts)
+
+
+def test_first_come_first_served() -> None:
+    desk = Desk()
+    desk.dispatcher.window = 2
+    first = Asking(contact(1), contact(2), contact(3))
+    second = Asking(contact(4))
+    desk.dispatcher.submit(first, 0.0)
+    desk.dispatcher.submit(second, 0.0)
+    order = []
+    while sent := desk.ids():
+        order += [address[0] for _, address in sent]
+        for transaction_id, address in sent:
+            desk.answer(transaction_id, address, 0.0)
+    assert order == ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]
+    assert [operation for operation, _ in desk.settled] == [first, second]
+
+
+def test_pacing_delays_a_query_and_its_clock() -> None:
+    desk = Desk(FixedPacer(**{"10_0_0_1": 0.3}))
+    waiting = contact(1)
+    desk.dispatcher.submit(Asking(waiting), 0.0)
+    assert desk.ids() == []
+    desk.run_to(0.29)
+    assert desk.ids() == []
+    desk.run_to(0.3)
+    assert [address for _, address in desk.ids()] == [waiting.address]
+    desk.run_to(0.79)
+    assert waiting.state is State.WAITING
+    desk.run_to(0.8)
+    assert waiting.state is State.SLOW
+    assert desk.counters.paced == 1
+
+
+def test_what_would_wait_longer_than_a_second_is_left_out() -> None:
+    desk = Desk(FixedPacer(**{"10_0_0_1": 1.1}))
+    left_out, asked = contact(1), contact(2)
+    operation = Asking(left_out, asked)
+    desk.dispatcher.submit(operation, 0.0)
+    ((transaction_id, address),) = desk.ids()
+    assert (left_out.state, address) == (State.DEAD, asked.address)
+    desk.answer(transaction_id, address, 0.1)
+    assert desk.settled == [(operation, 0.1)]
+    assert (operation.sent, desk.counters.dropped_pacing) == (1, 1)
+
+
+def test_an_operation_does_not_outlive_its_time() -> None:
+    """Each contact that goes dead is replaced by another one: without an end."""
+
+    class Endless(Asking):
+        def next_contact(self) -> Contact | None:
+            if self.waiting:
+                return None
+            self.contacts = (contact(self.sent),)
+            return self.contacts[0]
+
+    desk = Desk()
+    operation = Endless()
+    desk.dispatcher.submit(operation, 0.0)
+    desk.run_to(OPERATION_S_MAX - 0.01)
+    assert desk.settled == []
+    desk.run_to(OPERATION_S_MAX)
+    assert desk.settled == [(operation, OPERATION_S_MAX)]
+    desk.run_to(OPERATION_S_MAX + 5)
+    assert len(desk.settled) == 1
+
+
+def test_an_abandoned_operation_asks_nobody_any_more() -> None:
+    desk = Desk()
+    desk.dispatcher.window = 1
+    operation = Asking(contact(1), contact(2))
+    desk.dispatcher.submit(operation, 0.0)
+    ((transaction_id, address),) = desk.ids()
+    desk.dispatcher.abandon(operation)
+    transaction = desk.dispatcher.close(address, transaction_id, 0.1)
+    assert transaction is not None
+    desk.dispatcher.advance(operation, 0.1)
+    assert desk.ids() == []
+    assert desk.settled == []
+
+
+def test_repeated_silence_is_reported_while_others_answer() -> None:
+    desk = Desk()
+    silent = contact(1)
+    for start in (0.0, 10.0):
+        desk.dispatcher.submit(Asking(Contact(silent.address), contact(2)), start)
+        for transaction_id, address in desk.ids():
+            if address != silent.address:
+                desk.answer(transaction_id, address, start + 0.1)
+        desk.run_to(start + 2.0)
+        desk.ids()
+    assert [(c.address, times) for c, times in desk.silent] == [
+        (silent.address, 1),
+        (silent.address, 2),
+    ]
+
+
+def test_silence_all_around_says_nothing_about_a_node() -> None:
+    desk = Desk()
+    desk.dispatcher.submit(Asking(contact(1), contact(2)), 0.0)
+    desk.run_to(2.0)
+    assert desk.counters.timeouts == 2
+    assert desk.silent == []
+
+
+def test_suspects_are_forgiven_when_they_answer_and_with_time() -> None:
+    silences = Silences()
+    address = ("10.0.0.1", 6881)
+    assert silences.note(address, 100.0) == 1
+    assert silences.suspect(address, 100.0 + SUSPECT_S - 1)
+    assert not silences.suspect(address, 100.0 + SUSPECT_S)
+    assert silences.note(address, 200.0) == 2
+    silences.forget(address)
+    assert not silences.suspect(address, 200.0)
+    for port in range(1, 6000):
+        silences.note(("10.0.0.2", port), 300.0)
+    assert len(silences._since) == 4096
+
+
+def test_timers_fire_once_and_in_order() -> None:
+    desk = Desk()
+    fired: list[float] = []
+    desk.dispatcher.call_at(2.0, fired.append)
+    desk.dispatcher.call_at(1.0, fired.append)
+    assert desk.dispatcher.next_deadline() == 1.0
+    desk.dispatcher.handle_deadline(0.5)
+    assert fired == []
+    desk.dispatcher.handle_deadline(1.5)
+    desk.dispatcher.handle_deadline(3.0)
+    assert fired == [1.5, 3.0]
+
+
+def test_replies_do_not_pile_up() -> None:
+    desk = Desk()
+    for _ in range(OUTBOX_MAX + 5):
+        desk.dispatcher.reply(b"reply", ("10.0.0.1", 6881))
+    assert len(desk.dispatcher.take_datagrams()) == OUTBOX_MAX
+    assert desk.counters.dropped_outbox == 5
