@@ -52,16 +52,14 @@ class LifespanApp:
                 await send({"type": "lifespan.startup.complete"})
                 await receive()  # lifespan.shutdown
         except ConfigError as error:
-            await _fail(send, str(error))
+            failure = str(error)
         except (StartupError, StoreError) as error:
-            await _fail(send, f"{error}{_ONE_WORKER}")
+            failure = f"{error}{_ONE_WORKER}"
         else:
             await send({"type": "lifespan.shutdown.complete"})
-
-
-async def _fail(send: Send, message: str) -> None:
-    _log.error("%s", message)
-    await send({"type": "lifespan.startup.failed", "message": message})
+            return
+        _log.error("%s", failure)
+        await send({"type": "lifespan.startup.failed", "message": failure})
 
 
 app: Final = LifespanApp()
