@@ -2,11 +2,11 @@
 
 Expected in `RelayService.stats()`; whatever is missing is shown as unknown:
 
-    version, uptime_s
-    http:  requests {kind: {status: n}}, connections {open: n, ...}
+    version, uptime_s, requests {kind: {status: n}}, connections {open: n, ...}
     cache: packets, capacity, hits, misses, evictions
     dht:   node_id, local_address, public_address, server_mode, firewalled, table_size,
-           size_estimate, size_deviation (a ratio), queries_in, queries_out, timeouts
+           size_estimate, size_deviation (a ratio), queries_in, queries_out, timeouts,
+           dropped
 
 Source: design/protocol.md, section 4.6, for those of the reference; issue 3, section 6.
 """
@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 MISSING: Final = "unknown"
-_SCALES: Final = ((1e9, "B"), (1e6, "M"), (1e4, "K"))
+_SCALES: Final = ((1e9, "B"), (1e6, "M"), (1e3, "K"))
+_EXACT_BELOW: Final = 10_000
 _SPANS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -54,14 +55,14 @@ class Overview:
 
 def overview(stats: Mapping[str, Any]) -> Overview:
     """Choose and word the figures of `stats`."""
-    cache, dht, http = (stats.get(part) or {} for part in ("cache", "dht", "http"))
+    cache, dht = stats.get("cache") or {}, stats.get("dht") or {}
     return Overview(
         version=str(stats.get("version", MISSING)),
         uptime=span(stats.get("uptime_s")),
         cache=_cache_figures(cache),
         cache_meter=_meter(cache),
         dht=_dht_figures(dht),
-        http=_http_figures(http),
+        http=_http_figures(stats),
     )
 
 
@@ -69,10 +70,10 @@ def count(value: object) -> str:
     """Return a number as people read it: ``9,999``, ``12.3K``, ``1.0M``."""
     if not isinstance(value, int | float):
         return MISSING
-    for scale, letter in _SCALES:
-        if abs(value) >= scale:
-            return f"{value / scale:.1f}{letter}"
-    return f"{value:,.0f}"
+    if abs(value) < _EXACT_BELOW:
+        return f"{value:,.0f}"
+    scale, letter = next(entry for entry in _SCALES if abs(value) >= entry[0])
+    return f"{value / scale:.1f}{letter}"
 
 
 def span(seconds: object) -> str:
@@ -121,15 +122,16 @@ def _dht_figures(dht: Mapping[str, Any]) -> tuple[Figure, ...]:
         Figure("Queries sent", count(dht.get("queries_out"))),
         Figure("Queries received", count(dht.get("queries_in"))),
         Figure("Time-outs", count(dht.get("timeouts"))),
+        Figure("Dropped", count(dht.get("dropped")), "over budget or malformed"),
         Figure("Node id", str(dht.get("node_id", MISSING))),
     )
 
 
-def _http_figures(http: Mapping[str, Any]) -> tuple[Figure, ...]:
-    requests: Mapping[str, Mapping[str, int]] = http.get("requests") or {}
+def _http_figures(stats: Mapping[str, Any]) -> tuple[Figure, ...]:
+    requests: Mapping[str, Mapping[str, int]] = stats.get("requests") or {}
     totals = {kind: sum(statuses.values()) for kind, statuses in requests.items()}
     limited = sum(statuses.get("429", 0) for statuses in requests.values())
-    connections: Mapping[str, int] = http.get("connections") or {}
+    connections: Mapping[str, int] = stats.get("connections") or {}
     return (
         Figure("Requests", count(sum(totals.values()))),
         Figure("Packets read", count(totals.get("get", 0) + totals.get("head", 0))),

@@ -23,7 +23,7 @@ from quart import Response, make_response, render_template, request
 from quart_trio import QuartTrio
 
 from relay.errors import PublicKeyError, RelayError
-from relay.http.figures import count, overview, span
+from relay.http.figures import overview, span
 from relay.http.httpdate import format_http_date
 from relay.http.messages import Answer, Message
 from relay.pkarr.keys import PublicKey
@@ -56,6 +56,12 @@ class Finding:
     stale: bool = False
     records: Sequence[Record] = ()
 
+    def short_name(self, record: Record) -> str:
+        """Return a record's name without the key that all of a packet's names end in."""
+        if record.name == self.key:
+            return "@"
+        return record.name.removesuffix(f".{self.key}")
+
 
 class Pages:
     """The Quart application behind ``/``; `index` runs it for one request."""
@@ -77,7 +83,6 @@ class Pages:
         self._quart = QuartTrio(__name__, static_folder=None, template_folder=str(FOLDER))
         # What goes wrong in a view is the caller's to log and to answer.
         self._quart.config["PROPAGATE_EXCEPTIONS"] = True
-        self._quart.jinja_env.filters["count"] = count
         self._quart.add_url_rule("/", view_func=self._view, methods=["GET"])
 
     async def index(self, query: bytes, spend: Spend) -> Answer:

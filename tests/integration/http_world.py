@@ -130,7 +130,7 @@ class World:
             ttl_max_s=86_400,
             serve_stale_s=serve_stale_s,
             wall_clock_us=lambda: self.now_us,
-            facts=lambda: {"http": self.counters.snapshot(), **stats()},
+            facts=lambda: {**self.counters.snapshot(), **stats()},
             troubles=troubles,
         )
         self.app: App = create_app(

@@ -1,0 +1,401 @@
+"""The HTTP/1 server on real sockets: framing, deadlines, caps, and ending in good order."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+import trio
+
+from relay.config import HttpConfig
+from relay.http.clients import ClientRules
+from relay.http.connection import Deadlines
+from relay.http.http1 import HEAD_BYTES_MAX
+from tests.integration.http_world import World, author
+
+ALICE = author()
+PACKET = ALICE.packet(timestamp_us=1_755_302_400_000_000)
+GET = f"GET /{ALICE.key}?policy=CacheOnly HTTP/1.1\r\nHost: relay.test\r\n\r\n".encode()
+ENDED_S = 10.0
+"""Far above any deadline in these tests; the machine may be busy."""
+
+
+class Client:
+    """A TCP connection that sends what it is told and reads whole answers."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.buffer = b""
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        while b"\r\n\r\n" not in self.buffer:
+            data = await self.stream.receive_some()
+            assert data, f"closed after {self.buffer!r}"
+            self.buffer += data
+        lines, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+        status_line, *fields = lines.decode("latin-1").split("\r\n")
+        pairs = (line.partition(":") for line in fields)
+        return int(status_line.split()[1]), {n.lower(): v.strip() for n, _, v in pairs}
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        with trio.fail_after(ENDED_S):
+            status, headers = await self.head()
+            length = int(headers.get("content-length", "0"))
+            while len(self.buffer) < length:
+                self.buffer += await self.stream.receive_some()
+            body, self.buffer = self.buffer[:length], self.buffer[length:]
+            return status, headers, body
+
+    async def status(self) -> int:
+        return (await self.answer())[0]
+
+    async def ended(self) -> bool:
+        """Wait for the server's end; False if it sends something instead."""
+        with trio.fail_after(ENDED_S):
+            try:
+                return not (self.buffer or await self.stream.receive_some())
+            except trio.BrokenResourceError:
+                return True
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Client]:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        yield Client(stream)
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.keep(PACKET.payload, ALICE.key)
+    return world
+
+
+async def until(condition: Any) -> None:
+    """Wait for other tasks on real sockets."""
+    with trio.fail_after(ENDED_S):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+            await trio.sleep(0.005)
+
+
+async def test_keep_alive_and_headers(world: World) -> None:
+    async with world.serving() as port, connected(port) as client:
+        for _ in range(3):
+            await client.send(GET)
+            status, headers, body = await client.answer()
+            assert (status, body) == (200, PACKET.payload)
+            assert "date" in headers
+            assert "server" not in headers
+            assert "connection" not in headers
+
+
+async def test_pipelined_requests_are_answered_in_order(world: World) -> None:
+    head = f"PUT /{ALICE.key} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(PACKET.payload)}\r\n\r\n"
+    no_host = b"GET /a/b HTTP/1.1\r\n\r\n"
+    async with world.serving() as port, connected(port) as client:
+        await client.send(GET + head.encode() + PACKET.payload + no_host + GET + no_host[:7])
+        assert [await client.status() for _ in range(4)] == [200, 204, 404, 200]
+        await client.send(no_host[7:])
+        assert await client.status() == 404
+
+
+async def test_a_request_may_come_byte_by_byte(world: World) -> None:
+    async with world.serving() as port, connected(port) as client:
+        for byte in b"\r\n" + GET:
+            await client.send(bytes([byte]))
+        assert await client.status() == 200
+
+
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        ("GET {path} HTTP/1.1\r\n\r\n", 200),
+        ("GET {path} HTTP/1.1\r\nX: Host: no\r\n\r\n", 200),
+        ("GET {path} HTTP/1.1\nhost: bare-line-feeds\n\n", 200),
+        ("GET http://relay.test{path} HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        ("CONNECT relay.test:80 HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        ("GET {path} HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        ("GET {path}\xff HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        ("GET {path} HTTP/1.1\r\nHost: a\r\nbad name: x\r\n\r\n", 400),
+        ("hello world\r\n\r\n", 400),
+        ("\x16\x03\x01\x02\x00\x01\x00", 400),  # TLS
+    ],
+)
+async def test_forms_of_requests(world: World, request_text: str, status: int) -> None:
+    raw = request_text.format(path=f"/{ALICE.key}").encode("latin-1")
+    async with world.serving() as port, connected(port) as client:
+        await client.send(raw)
+        assert await client.status() == status
+
+
+async def test_http_1_0_ends_with_its_answer(world: World) -> None:
+    async with world.serving() as port, connected(port) as client:
+        await client.send(GET.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        status, headers, _ = await client.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert await client.ended()
+
+
+@pytest.mark.parametrize(
+    "upgrade",
+    [
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    ],
+)
+async def test_upgrades_are_ignored(world: World, upgrade: bytes) -> None:
+    async with world.serving() as port, connected(port) as client:
+        for _ in range(2):
+            await client.send(GET.replace(b"\r\n\r\n", b"\r\n" + upgrade + b"\r\n"))
+            assert await client.status() == 200
+
+
+async def test_expect_continue(world: World) -> None:
+    size = len(PACKET.payload)
+    head = f"PUT /{ALICE.key} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {size}"
+    async with world.serving() as port, connected(port) as client:
+        await client.send(head.encode() + b"\r\n\r\n")
+        assert (await client.head())[0] == 100
+        await client.send(PACKET.payload)
+        assert await client.status() == 204
+
+
+async def test_a_large_body_is_refused_before_it_has_come(world: World) -> None:
+    head = f"PUT /{ALICE.key} HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n"
+    async with world.serving() as port, connected(port) as client:
+        await client.send(head.encode() + bytes(50_000))
+        status, headers, _ = await client.answer()
+        assert (status, headers["connection"]) == (413, "close")
+        assert await client.ended()
+
+
+async def test_a_body_nobody_reads_stops_nothing(world: World) -> None:
+    """Many small chunks to a handler that never reads them: Hypercorn's channel would fill."""
+    chunks = b"1\r\nx\r\n" * 2000
+    head = f"GET /{ALICE.key} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    async with world.serving() as port, connected(port) as client:
+        await client.send(head + chunks)
+        assert await client.status() == 200
+        assert await client.ended()
+
+
+@pytest.mark.parametrize(("excess", "status"), [(0, 200), (1, 431)])
+async def test_the_limit_of_a_head_is_exact(world: World, excess: int, status: int) -> None:
+    start = GET[: -len(b"\r\n")] + b"X: "
+    end = b"\r\n\r\n"
+    filler = b"x" * (HEAD_BYTES_MAX - len(start) - len(end) + excess)
+    async with world.serving() as port, connected(port) as client:
+        await client.send(start + filler + end)
+        assert await client.status() == status
+
+
+async def test_an_endless_head_is_refused(world: World) -> None:
+    async with world.serving() as port, connected(port) as client:
+        await client.send(b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 10_000)
+        assert await client.status() == 431
+        assert await client.ended()
+
+
+QUICK = Deadlines(head_s=0.2, idle_s=0.4, write_s=0.3, age_s=60.0, drain_s=0.2, linger_s=0.2)
+
+
+@pytest.mark.parametrize("start", [b"", b"G", GET[:-2]])
+async def test_slow_heads_are_cut_off(world: World, start: bytes) -> None:
+    async with world.serving(deadlines=QUICK) as port, connected(port) as client:
+        await client.send(start or b"\r\n")
+        assert await client.ended()
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /"])
+async def test_a_kept_connection_ends_when_idle_or_slow(world: World, start: bytes) -> None:
+    async with world.serving(deadlines=QUICK) as port, connected(port) as client:
+        await client.send(GET)
+        assert await client.status() == 200
+        if start:
+            await client.send(start)
+        assert await client.ended()
+
+
+async def test_a_client_that_does_not_read_is_cut_off(world: World) -> None:
+    """Pipelined requests whose answers nobody takes fill the buffers, then the deadline."""
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        async with world.serving(deadlines=QUICK) as port:
+            raw.connect(("127.0.0.1", port))
+            raw.setblocking(False)
+            sock = trio.socket.from_stdlib_socket(raw)
+            with trio.fail_after(ENDED_S), suppress(ConnectionError):
+                while True:
+                    await sock.send(GET * 500)
+
+
+async def test_old_connections_end_after_the_answer(world: World) -> None:
+    aged = Deadlines(age_s=0.3, drain_s=5.0)
+    async with world.serving(deadlines=aged) as port, connected(port) as client:
+        world.dht.gate = trio.Event()
+        await client.send(f"GET /{author(2).key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        await trio.sleep(0.6)  # the age passes while the request is under way
+        world.dht.gate.set()
+        status, headers, _ = await client.answer()
+        assert (status, headers["connection"]) == (404, "close")
+        assert await client.ended()
+
+
+async def test_old_idle_connections_end(world: World) -> None:
+    aged = Deadlines(age_s=0.3)
+    async with world.serving(deadlines=aged) as port, connected(port) as client:
+        await client.send(GET)
+        assert await client.status() == 200
+        assert await client.ended()
+
+
+async def test_a_request_without_end_outlives_the_drain_by_nothing(world: World) -> None:
+    aged = Deadlines(age_s=0.2, drain_s=0.2)
+    world.dht.gate = trio.Event()
+    async with world.serving(deadlines=aged) as port, connected(port) as client:
+        await client.send(f"GET /{author(2).key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert await client.ended()
+    assert world.dht.cancelled == 1
+
+
+async def test_a_client_that_hangs_up_cancels_its_request(world: World) -> None:
+    world.dht.gate = trio.Event()
+    async with world.serving() as port:
+        async with connected(port) as client:
+            await client.send(f"GET /{author(2).key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            await until(lambda: world.dht.waiting == 1)
+        await until(lambda: world.dht.cancelled == 1)
+        await until(lambda: world.counters.connections_open == 0)
+
+
+async def test_connections_beyond_the_total_are_closed(world: World) -> None:
+    config = HttpConfig(max_connections=2, max_connections_per_address=0)
+    async with world.serving(config) as port, connected(port) as one, connected(port) as two:
+        for client in (one, two):
+            await client.send(GET)
+            assert await client.status() == 200
+        async with connected(port) as three:
+            assert await three.ended()
+        await one.stream.aclose()
+        await until(lambda: world.counters.connections_open == 1)
+        async with connected(port) as again:
+            await again.send(GET)
+            assert await again.status() == 200
+    assert world.counters.connections == {"accepted": 3, "refused_total": 1}
+
+
+@pytest.mark.parametrize(
+    ("rules", "spared"),
+    [
+        (ClientRules(), False),
+        (ClientRules(trusted_proxies=(ip_network("127.0.0.0/8"),)), True),
+        (ClientRules(exempt=(ip_network("127.0.0.1/32"),)), True),
+    ],
+)
+async def test_connections_per_address(world: World, rules: ClientRules, spared: bool) -> None:
+    config = HttpConfig(max_connections_per_address=1)
+    async with (
+        world.serving(config, rules=rules) as port,
+        connected(port) as one,
+        connected(port) as two,
+    ):
+        await one.send(GET)
+        assert await one.status() == 200
+        if spared:
+            await two.send(GET)
+            assert await two.status() == 200
+        else:
+            assert await two.ended()
+
+
+async def test_accepting_survives_a_lack_of_descriptors(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ECONNABORTED, "x")]
+    accept = trio.socket.SocketType.accept
+
+    async def failing(listener: Any) -> Any:
+        if failures:
+            raise failures.pop(0)
+        return await accept(listener)
+
+    # The concrete class is not public; every socket is an instance of it.
+    with trio.socket.socket() as example:
+        accept = type(example).accept
+        monkeypatch.setattr(type(example), "accept", failing)
+    with caplog.at_level(logging.WARNING):
+        async with world.serving() as port, connected(port) as client:
+            await client.send(GET)
+            assert await client.status() == 200
+    assert "Too many open files" in caplog.text
+    assert not failures
+
+
+async def test_shutdown_lets_requests_finish_and_then_returns(world: World) -> None:
+    shutdown = trio.Event()
+    world.dht.gate = trio.Event()
+    async with world.serving(shutdown=shutdown) as port, connected(port) as busy:
+        async with connected(port) as idle:
+            await idle.send(GET)
+            assert await idle.status() == 200
+            await busy.send(f"GET /{author(2).key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            await until(lambda: world.dht.waiting == 1)
+            shutdown.set()
+            assert await idle.ended()
+        with pytest.raises(OSError, match=r"refused|connect"):
+            await trio.open_tcp_stream("127.0.0.1", port)
+        world.dht.gate.set()
+        status, headers, _ = await busy.answer()
+        assert (status, headers["connection"]) == (404, "close")
+        assert await busy.ended()
+
+
+async def test_shutdown_does_not_wait_for_ever(world: World) -> None:
+    shutdown = trio.Event()
+    world.dht.gate = trio.Event()
+    async with world.serving(shutdown=shutdown) as port, connected(port) as client:
+        await client.send(f"GET /{author(2).key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        await until(lambda: world.dht.waiting == 1)
+        started = trio.current_time()
+        shutdown.set()
+        assert await client.ended()
+        assert trio.current_time() - started < 5.0
+
+
+async def test_errors_of_the_application_end_one_request_only(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.service.stats = None  # type: ignore[method-assign, assignment]
+    with caplog.at_level(logging.CRITICAL, logger="pkarr_relay.http"):
+        async with world.serving() as port, connected(port) as client:
+            await client.send(b"GET /stats HTTP/1.1\r\nHost: a\r\n\r\n" + GET)
+            assert [await client.status() for _ in range(2)] == [500, 200]
+
+
+async def test_random_bytes_are_survived(world: World) -> None:
+    chance = random.Random(20_261_122)  # noqa: S311  # the same bytes in every run
+    async with world.serving(deadlines=QUICK) as port:
+        for _ in range(60):
+            data = bytearray(GET * 2)
+            for _ in range(chance.randrange(1, 6)):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            async with connected(port) as client:
+                await client.send(bytes(data[: chance.randrange(1, len(data))]))
+                await client.stream.send_eof()
+                await client.ended()
+        async with connected(port) as client:
+            await client.send(GET)
+            assert await client.status() == 200
