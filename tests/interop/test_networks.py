@@ -135,6 +135,7 @@ def test_a_mixed_network_is_read_from_either_kind(mixed: tuple[World, World], wr
     assert mixed[0].relay.get(author.key).body == packet.payload
 
 
+LIBTORRENT_K: Final = 8
 PUTS_UNDER_STRICT_LIMITS: Final = 12
 """Two packets each to every node within seconds: half of libtorrent's ban at 50 in ten."""
 
@@ -150,9 +151,11 @@ def test_libtorrents_real_limits_do_not_ban_the_relay(join_relay: JoinRelay) -> 
             answer = world.relay.put(author.key, packet.payload)
             assert answer.status == 204, (stored, answer)
             stored.append(int(answer.headers["pkarr-dht-stored-nodes"]))
-        assert stored == [world.size] * PUTS_UNDER_STRICT_LIMITS
+        # A libtorrent node names its 8 closest: the first look-ups may not see all twelve.
+        # Were the relay banned anywhere, the count would fall.
+        assert stored == sorted(stored), stored
+        assert stored[0] >= LIBTORRENT_K
         assert world.find(author, 11)["v"] == packet.dns.hex()
-        # A banned relay would hear nothing more, for five minutes.
         assert world.relay.get(author.key, "NetworkOnly").body == packet.payload
 
 

@@ -72,4 +72,4 @@ def test_an_older_packet_is_refused(world: World) -> None:
     options = (*through(world), "publish", "--seed", seed, "--txt", "_test=1", "--timestamp")
     assert peers.run("pkarr-client", *options, 2_000_000)["stored"] == world.size
     report = peers.run("pkarr-client", *options, 1_000_000)
-    assert "most recent" in str(report["error"])
+    assert "more recent" in str(report["error"])
