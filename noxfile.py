@@ -105,6 +105,20 @@ def _find_python(version: str) -> str | None:
     return found or None
 
 
+def _tree_as_installed(name: str, speedups: Path = ROOT / "_speedups") -> Path:
+    """Return a folder where _speedups lies inside relay, as it does once it is installed.
+
+    mypy knows nothing of setuptools' package-dir; neither does an import from a bare folder.
+    """
+    tree = ROOT / "build" / name
+    shutil.rmtree(tree, ignore_errors=True)
+    (tree / "relay").mkdir(parents=True)
+    for path in (ROOT / "relay").iterdir():
+        (tree / "relay" / path.name).symlink_to(path)
+    (tree / "relay" / "_speedups").symlink_to(speedups)
+    return tree
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check form: ruff, cython-lint, and who may import whom."""
@@ -119,13 +133,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types: mypy on the whole package, stubtest on the compiled part."""
     environment = Environment(session)
-    # mypy knows nothing of setuptools' package-dir; here _speedups lies where it is installed.
-    tree = ROOT / "build" / "types"
-    shutil.rmtree(tree, ignore_errors=True)
-    (tree / "relay").mkdir(parents=True)
-    for path in (ROOT / "relay").iterdir():
-        (tree / "relay" / path.name).symlink_to(path)
-    (tree / "relay" / "_speedups").symlink_to(ROOT / "_speedups")
+    tree = _tree_as_installed("types")
     settings = str(ROOT / "pyproject.toml")
     with session.chdir(tree):
         environment.run("mypy", "--config-file", settings)
@@ -181,8 +189,26 @@ def fast(session: nox.Session) -> None:
 
 @nox.session
 def debug(session: nox.Session) -> None:
-    """Run the tests of the kernels on an extension built with every check."""
-    raise NotImplementedError
+    """Run the tests of logic with bounds checks, assertions and sanitizers in the extension."""
+    environment = Environment(session)
+    tree = _tree_as_installed("debug", Path("..", "_speedups"))
+    shutil.copytree(ROOT / "_speedups", tree / "_speedups", ignore=shutil.ignore_patterns("*.so"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "config.toml"):
+        shutil.copy(ROOT / name, tree)
+    shutil.copytree(ROOT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shared = Path(os.environ.get("PKARR_RELAY_SHARED", ROOT.parent / "shared"))
+    (tree.parent / "shared").unlink(missing_ok=True)
+    (tree.parent / "shared").symlink_to(shared.resolve())  # beside the tree, as beside the project
+    sanitizers = [_output("gcc", f"-print-file-name=lib{name}.so") for name in ("asan", "ubsan")]
+    with session.chdir(tree):
+        environment.run(
+            "python", "setup.py", "--quiet", "build_ext", "--inplace", PKARR_RELAY_DEBUG="1"
+        )
+        environment.pytest(
+            *("tests/parity", "tests/property", "tests/unit", "-m", "not slow"),
+            LD_PRELOAD=" ".join(sanitizers),
+            ASAN_OPTIONS="detect_leaks=0",  # CPython keeps what it interns
+        )
 
 
 @nox.session
