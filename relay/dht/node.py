@@ -99,7 +99,7 @@ class DhtNode:
         self.counters = NodeCounters()
         self._events: list[Event] = []
         self._bootstrapped = False
-        self._greetings = 0
+        self._greeted: set[Address] = set()
         own_id = random_id(rng) if public_ip is None else secure_id(public_ip, rng)
         self._identity = Identity(own_id, server_mode is True, {local_address})
         self._table = RoutingTable(own_id)
@@ -341,12 +341,13 @@ class DhtNode:
             return
         node = NodeInfo(node_id, source)
         if (
-            self._greetings < GREETINGS_MAX
+            len(self._greeted) < GREETINGS_MAX
+            and source not in self._greeted
             and node not in self._table
             and usable_address(source, source, self._identity.addresses)
         ):
-            self._greetings += 1
-            self._dispatcher.submit(Greeting([node], self._identity), now)
+            self._greeted.add(source)
+            self._dispatcher.submit(Greeting(node, self._identity), now)
 
     # Answers to us.
 
@@ -402,7 +403,7 @@ class DhtNode:
         elif isinstance(operation, StoreRound):
             self._requests.finish_round(operation, now)
         elif isinstance(operation, Greeting):
-            self._greetings -= 1
+            self._greeted.discard(operation.address)
 
     def _on_silent(self, contact: Contact, times: int) -> None:
         if times >= SILENCES_MAX and contact.id is not None:
@@ -439,4 +440,8 @@ class DhtNode:
 class Greeting(Pings):
     """The ping to a newcomer."""
 
-    __slots__ = ()
+    __slots__ = ("address",)
+
+    def __init__(self, node: NodeInfo, identity: Identity) -> None:
+        super().__init__([node], identity)
+        self.address = node.address

@@ -1,0 +1,546 @@
+"""The node as a whole, through its six verbs; other nodes are scripted or of our own kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+import pytest
+
+from relay.dht import krpc
+from relay.dht.events import (
+    Bootstrapped,
+    GetFinished,
+    PeersReceived,
+    PutFailure,
+    PutFinished,
+    TablePoor,
+    ValueReceived,
+)
+from relay.dht.items import immutable_target
+from relay.dht.krpc import ErrorReply, Query, Response, Value
+from relay.dht.maintenance import REFRESH_INTERVAL_S, SWEEP_INTERVAL_S
+from relay.dht.node import DhtNode
+from relay.dht.node_id import Address, NodeInfo, is_secure
+from relay.dht.requests import SEARCHES_MAX
+from tests.simulation.network import Scripted, SimNetwork, make_item
+from tests.support.chance import seeded
+
+OTHER: Address = ("10.0.0.9", 6881)
+OTHER_ID = bytes(range(20))
+
+
+def make_node(**options: object) -> DhtNode:
+    settings: dict[str, object] = {
+        "rng": seeded(1),
+        "secret": bytes(32),
+        "now": 0.0,
+        "local_address": ("10.0.0.1", 6881),
+        "server_mode": False,
+        **options,
+    }
+    return DhtNode(**settings)  # type: ignore[arg-type]
+
+
+def queries(node: DhtNode) -> list[tuple[Query, Address]]:
+    """What the node wants to ask now."""
+    asked = []
+    for payload, address in node.datagrams_to_send():
+        query = krpc.decode(payload)
+        assert isinstance(query, Query)
+        asked.append((query, address))
+    return asked
+
+
+def respond(node: DhtNode, query: Query, source: Address, now: float, **values: Value) -> None:
+    contents: dict[bytes, Value] = {b"id": OTHER_ID}
+    contents |= {key.encode(): value for key, value in values.items()}
+    node.receive_datagram(krpc.encode(Response(query.transaction_id, contents)), source, now)
+
+
+def bootstrapped_node(**options: object) -> DhtNode:
+    """A node that knows one other, OTHER."""
+    node = make_node(bootstrap=[OTHER], **options)
+    ((query, _),) = queries(node)
+    respond(node, query, OTHER, 0.1, nodes=b"")
+    assert node.take_events() == [Bootstrapped()]
+    assert node.nodes() == [NodeInfo(OTHER_ID, OTHER)]
+    return node
+
+
+# Answers.
+
+
+def test_a_node_enters_the_table_only_by_answering() -> None:
+    node = make_node(bootstrap=[OTHER])
+    ((query, _),) = queries(node)
+    named = NodeInfo(bytes(20), ("10.0.0.5", 6881))
+    respond(node, query, OTHER, 0.1, nodes=krpc.pack_nodes([named]))
+    assert node.nodes() == [NodeInfo(OTHER_ID, OTHER)]
+    ((query, address),) = queries(node)
+    assert address == named.address
+    node.receive_datagram(krpc.encode(Query(b"aaaa", b"ping", {b"id": named.id})), address, 0.1)
+    assert node.table_size == 1
+
+
+def test_answers_from_elsewhere_too_late_or_twice_are_unsolicited() -> None:
+    node = make_node(bootstrap=[OTHER])
+    ((query, _),) = queries(node)
+    respond(node, query, ("10.0.0.8", 6881), 0.1)
+    respond(node, query, ("10.0.0.9", 6882), 0.1)
+    assert (node.counters.unsolicited, node.bootstrapped) == (2, False)
+    while node.next_deadline() <= 2.0:
+        node.handle_deadline(node.next_deadline())
+    respond(node, query, OTHER, 2.5)
+    assert (node.counters.unsolicited, node.counters.timeouts) == (3, 1)
+
+
+@pytest.mark.parametrize("node_id", [b"", b"x" * 19, 7, b"own"])
+def test_responders_without_a_proper_identifier_are_ignored(node_id: Value) -> None:
+    node = make_node(bootstrap=[OTHER])
+    ((query, _),) = queries(node)
+    respond(node, query, OTHER, 0.1, id=node.node_id if node_id == b"own" else node_id)
+    assert (node.table_size, node.bootstrapped) == (0, False)
+
+
+def test_read_only_responders_are_ignored() -> None:
+    node = make_node(bootstrap=[OTHER])
+    ((query, _),) = queries(node)
+    reply = Response(query.transaction_id, {b"id": OTHER_ID}, read_only=True)
+    node.receive_datagram(krpc.encode(reply), OTHER, 0.1)
+    assert (node.table_size, node.bootstrapped) == (0, False)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"hello hello hello hello", b"d1:y1:qe", b"d" * 3000, b"\xff" * 100]
+)
+def test_garbage_is_counted_and_dropped(payload: bytes) -> None:
+    node = make_node(server_mode=True)
+    node.receive_datagram(payload, OTHER, 1.0)
+    assert node.counters.dropped_malformed == 1
+    assert node.datagrams_to_send() == []
+
+
+def test_source_port_zero_is_dropped() -> None:
+    node = make_node(server_mode=True)
+    node.receive_datagram(
+        krpc.encode(Query(b"aaaa", b"ping", {b"id": OTHER_ID})), ("10.0.0.9", 0), 1.0
+    )
+    assert (node.counters.dropped_malformed, node.datagrams_to_send()) == (1, [])
+
+
+# Serving.
+
+
+def ping_from(node: DhtNode, source: Address, now: float = 1.0, **options: object) -> bytes | None:
+    query = Query(b"ab", b"ping", {b"id": OTHER_ID}, **options)  # type: ignore[arg-type]
+    node.receive_datagram(krpc.encode(query), source, now)
+    replies = [payload for payload, address in node.datagrams_to_send() if address == source]
+    return replies[0] if replies else None
+
+
+def test_a_client_ignores_queries_and_says_that_it_is_read_only() -> None:
+    node = make_node(bootstrap=[OTHER])
+    ((query, _),) = queries(node)
+    assert query.read_only
+    assert ping_from(node, ("10.0.0.7", 1)) is None
+    assert (node.counters.queries_in, node.counters.replies_out) == (1, 0)
+
+
+def test_a_server_answers_and_echoes_any_transaction_id() -> None:
+    node = make_node(server_mode=True, bootstrap=[OTHER])
+    ((query, _),) = queries(node)
+    assert not query.read_only
+    reply = ping_from(node, ("10.0.0.7", 1))
+    assert reply is not None
+    assert krpc.decode(reply) == Response(
+        b"ab", {b"id": node.node_id}, ("10.0.0.7", 1), version=krpc.VERSION
+    )
+
+
+def test_the_query_filter_and_the_budget_silence_a_source() -> None:
+    node = make_node(server_mode=True, query_filter=lambda ip, _: ip != "10.0.0.7")
+    assert ping_from(node, ("10.0.0.7", 1)) is None
+    assert ping_from(node, ("10.0.0.8", 1)) is not None
+    assert node.counters.dropped_filter == 1
+    public = ("93.184.216.34", 6881)
+    answered = sum(ping_from(node, public) is not None for _ in range(100))
+    assert 5 <= answered < 50
+    assert node.counters.dropped_budget == 100 - answered
+
+
+def test_the_first_node_of_a_network_greets_newcomers() -> None:
+    """It has nobody to hear of them from; still they enter only by answering."""
+    node = make_node(server_mode=True)
+    newcomer = ("10.0.0.7", 1)
+    find = krpc.encode(Query(b"aaaa", b"find_node", {b"id": OTHER_ID, b"target": OTHER_ID}))
+    node.receive_datagram(find, newcomer, 1.0)
+    node.receive_datagram(find, newcomer, 1.1)
+    messages = [krpc.decode(payload) for payload, _ in node.datagrams_to_send()]
+    (ping,) = (message for message in messages if isinstance(message, Query))
+    assert (ping.method, len(messages)) == (b"ping", 3)
+    assert node.table_size == 0
+    respond(node, ping, newcomer, 1.2)
+    assert node.nodes() == [NodeInfo(OTHER_ID, newcomer)]
+    node.receive_datagram(find, newcomer, 1.3)
+    assert len(node.datagrams_to_send()) == 1, "a known node is not greeted again"
+
+
+def test_a_node_with_bootstrap_addresses_or_read_only_newcomers_greet_nobody() -> None:
+    find = Query(b"aaaa", b"find_node", {b"id": OTHER_ID, b"target": OTHER_ID})
+    reader = Query(b"aaaa", b"find_node", {b"id": OTHER_ID, b"target": OTHER_ID}, read_only=True)
+    for node, query in (
+        (bootstrapped_node(server_mode=True), find),
+        (make_node(server_mode=True), reader),
+    ):
+        node.receive_datagram(krpc.encode(query), ("10.0.0.7", 1), 1.0)
+        ((payload, _),) = node.datagrams_to_send()
+        assert isinstance(krpc.decode(payload), Response)
+
+
+# Look-ups and puts.
+
+
+def test_a_get_without_anybody_to_ask_ends_at_once() -> None:
+    node = make_node()
+    handle = node.start_get(bytes(32), now=1.0)
+    (finished,) = (event for event in node.take_events() if isinstance(event, GetFinished))
+    assert finished.handle is handle
+    assert (finished.outcome.queried, finished.outcome.best) == (0, None)
+
+
+def test_concurrent_gets_of_one_key_share_a_look_up_and_late_ones_hear_it_all() -> None:
+    node = bootstrapped_node()
+    item = make_item(1, 5)
+    first = node.start_get(item.public_key, now=1.0)
+    ((query, _),) = queries(node)
+    second = node.start_get(item.public_key, seq=3, now=1.0)
+    third = node.start_get(item.public_key, seq=5, now=1.0)
+    assert queries(node) == []
+    assert node.counters.lookups == 2, "the bootstrap and one get"
+    hearing = make_node_hear(node, query)
+    assert hearing(first) == ([item], item)
+    assert hearing(second) == ([item], item)
+    assert hearing(third) == ([], None), "it asked for something newer than that"
+
+
+def make_node_hear(node: DhtNode, query: Query) -> Callable[[object], tuple[list[object], object]]:
+    """Let OTHER answer with an item; return what each handle heard, and its best item."""
+    item = make_item(1, 5)
+    respond(
+        node, query, OTHER, 1.1, k=item.public_key, seq=5, sig=item.signature, v=b"hello", nodes=b""
+    )
+    events = node.take_events()
+
+    def heard(handle: object) -> tuple[list[object], object]:
+        mine = [event for event in events if getattr(event, "handle", None) is handle]
+        *items, finished = mine
+        assert isinstance(finished, GetFinished)
+        return [event.item for event in items], finished.outcome.best  # type: ignore[union-attr]
+
+    return heard
+
+
+def test_a_get_that_wants_older_items_too_is_not_shared() -> None:
+    node = bootstrapped_node()
+    node.start_get(bytes(32), seq=5, now=1.0)
+    node.start_get(bytes(32), seq=6, now=1.0)
+    node.start_get(bytes(32), seq=4, now=1.0)
+    assert [query.arguments[b"seq"] for query, _ in queries(node)] == [5, 4]
+
+
+def test_who_joins_late_is_told_what_was_found() -> None:
+    net = SimNetwork(1, latency_s=(0.01, 0.01))
+    addresses = net.grow(3)
+    item = make_item(1, 5)
+    net.put(addresses[0], item)
+    reader, node = net.add_node([addresses[0]], server=False)
+    net.advance(2)
+    net.add_machine(slow := net.new_address(), Scripted(lambda payload, source: []))
+    first = net.start_get(reader, item.public_key)
+    node._requests._by_handle[first].lookup.add(NodeInfo(bytes(20), slow))
+    net.run_until(lambda: bool(net.inboxes[reader].items))
+    second = net.start_get(reader, item.public_key, seq=4)
+    assert second not in net.inboxes[reader].gets
+    assert [(e.handle, e.item) for e in net.inboxes[reader].items] == [
+        (first, item),
+        (second, item),
+    ]
+
+
+def test_a_released_look_up_stops_when_nobody_else_wants_it() -> None:
+    node = bootstrapped_node()
+    first = node.start_get(bytes(32), now=1.0)
+    second = node.start_get(bytes(32), now=1.0)
+    ((query, _),) = queries(node)
+    node.release(first, 1.0)
+    respond(node, query, OTHER, 1.1, nodes=krpc.pack_nodes([NodeInfo(bytes(20), ("10.0.0.5", 1))]))
+    ((query, address),) = queries(node)
+    assert address == ("10.0.0.5", 1)
+    node.release(second, 1.1)
+    node.release(second, 1.1)
+    respond(node, query, address, 1.2, nodes=krpc.pack_nodes([NodeInfo(OTHER_ID, ("10.0.0.6", 1))]))
+    assert (queries(node), node.take_events()) == ([], [])
+
+
+def test_too_many_look_ups_are_refused_with_a_clear_outcome() -> None:
+    node = bootstrapped_node()
+    for number in range(SEARCHES_MAX):
+        node.start_get(number.to_bytes(32, "big"), now=1.0)
+    assert node.take_events() == []
+    get = node.start_get(b"x" * 32, now=1.0)
+    put = node.start_put(make_item(1), now=1.0)
+    refused_get, refused_put = node.take_events()
+    assert isinstance(refused_get, GetFinished)
+    assert isinstance(refused_put, PutFinished)
+    assert (refused_get.handle, refused_get.outcome.overloaded) == (get, True)
+    assert (refused_put.handle, refused_put.outcome.failure) == (put, PutFailure.OVERLOADED)
+    assert node.counters.lookups_refused == 2
+
+
+def put_rounds(replies: list[bytes | int], puts: int = 1) -> tuple[list[bytes], list[PutFinished]]:
+    """Put several items of one key; OTHER acknowledges (bytes) or refuses (int) each write."""
+    node = bootstrapped_node()
+    asked, finished = [], []
+    for number in range(puts):
+        node.start_put(make_item(1, number), now=1.0 + number)
+        while todo := queries(node):
+            for query, _ in todo:
+                asked.append(query.method)
+                if query.method == b"get":
+                    respond(node, query, OTHER, 1.0 + number, nodes=b"", token=b"t")
+                elif isinstance(reply := replies.pop(0), int):
+                    error = ErrorReply(query.transaction_id, reply, b"no")
+                    node.receive_datagram(krpc.encode(error), OTHER, 1.0 + number)
+                else:
+                    respond(node, query, OTHER, 1.0 + number)
+        finished += [event for event in node.take_events() if isinstance(event, PutFinished)]
+    return asked, finished
+
+
+def test_a_second_put_within_five_minutes_skips_the_look_up() -> None:
+    asked, finished = put_rounds([b"", b""], puts=2)
+    assert asked == [b"get", b"put", b"put"]
+    assert [event.outcome.stored for event in finished] == [1, 1]
+
+
+def test_a_lapsed_token_leads_to_one_fresh_look_up() -> None:
+    asked, finished = put_rounds([b"", 203, b""], puts=2)
+    assert asked == [b"get", b"put", b"put", b"get", b"put"]
+    assert [event.outcome.stored for event in finished] == [1, 1]
+    asked, finished = put_rounds([203])
+    assert asked == [b"get", b"put"]
+    assert finished[0].outcome.failure is PutFailure.TIMED_OUT
+
+
+def test_identical_puts_share_one() -> None:
+    node = bootstrapped_node()
+    item = make_item(1)
+    handles = [node.start_put(item, now=1.0), node.start_put(item, now=1.0)]
+    other = node.start_put(item, cas=7, now=1.0)
+    ((get, _),) = queries(node)
+    respond(node, get, OTHER, 1.1, nodes=b"", token=b"t")
+    todo = queries(node)
+    assert [query.arguments.get(b"cas") for query, _ in todo] == [None, 7]
+    for query, _ in todo:
+        respond(node, query, OTHER, 1.2)
+    finished = [event for event in node.take_events() if isinstance(event, PutFinished)]
+    assert [event.handle for event in finished] == [*handles, other]
+    assert {event.outcome.stored for event in finished} == {1}
+
+
+def test_a_released_put_goes_on() -> None:
+    node = bootstrapped_node()
+    handle = node.start_put(make_item(1), now=1.0)
+    node.release(handle, 1.0)
+    ((get, _),) = queries(node)
+    respond(node, get, OTHER, 1.1, nodes=b"", token=b"t")
+    ((put, _),) = queries(node)
+    assert put.method == b"put"
+    respond(node, put, OTHER, 1.2)
+    assert not any(isinstance(event, PutFinished) for event in node.take_events())
+
+
+def test_immutable_values_and_peers_are_found() -> None:
+    node = bootstrapped_node()
+    target = immutable_target(b"5:hello")
+    value = node.start_get_immutable(target, now=1.0)
+    peers = node.start_get_peers(OTHER_ID, now=1.0)
+    closest = node.start_find_node(OTHER_ID, now=1.0)
+    for query, _ in queries(node):
+        if query.method == b"get":
+            respond(node, query, OTHER, 1.1, v=b"hello", nodes=b"")
+        elif query.method == b"get_peers":
+            assert query.arguments[b"info_hash"] == OTHER_ID
+            respond(node, query, OTHER, 1.1, values=[bytes([93, 0, 0, 1, 0, 80]), b"odd"])
+        else:
+            respond(node, query, OTHER, 1.1, nodes=b"")
+    events = node.take_events()
+    assert ValueReceived(value, b"5:hello") in events
+    assert PeersReceived(peers, (("93.0.0.1", 80),)) in events
+    (found,) = (e for e in events if isinstance(e, GetFinished) and e.handle is closest)
+    assert found.outcome.closest == (NodeInfo(OTHER_ID, OTHER),)
+
+
+def test_a_value_with_another_hash_is_not_used() -> None:
+    node = bootstrapped_node()
+    node.start_get_immutable(immutable_target(b"5:hello"), now=1.0)
+    ((query, _),) = queries(node)
+    respond(node, query, OTHER, 1.1, v=b"hullo", nodes=b"")
+    (finished,) = node.take_events()
+    assert isinstance(finished, GetFinished)
+    assert (finished.outcome.responded, finished.outcome.usable) == (1, 0)
+    assert node.counters.items_invalid == 1
+
+
+# Upkeep.
+
+
+def run_to(node: DhtNode, until: float) -> None:
+    while (at := node.next_deadline()) <= until:
+        node.handle_deadline(at)
+
+
+def test_bootstrap_is_tried_again_and_again_while_nobody_answers() -> None:
+    node = make_node(bootstrap=[OTHER])
+    tries, started = [], 0.0
+    for _ in range(4):
+        assert {address for _, address in queries(node)} == {OTHER}
+        run_to(node, started + 2.0)
+        queries(node)
+        assert node.take_events() == [TablePoor()]
+        tries.append(started)
+        started = node.next_deadline()
+        run_to(node, started)
+    assert [
+        later - earlier for earlier, later in zip(tries, [*tries[1:], started], strict=True)
+    ] == [2.0 + pause for pause in (1, 2, 4, 8)]
+
+
+def test_a_look_up_with_an_empty_table_tries_to_bootstrap_at_once() -> None:
+    node = make_node(bootstrap=[OTHER])
+    run_to(node, 2.5)
+    queries(node)
+    node.start_get(bytes(32), now=2.5)
+    assert [query.method for query, _ in queries(node)] == [b"find_node", b"get"]
+
+
+def test_new_bootstrap_addresses_are_used_when_the_table_is_poor() -> None:
+    node = make_node()
+    assert node.take_events() == [TablePoor()]
+    node.add_bootstrap([OTHER], 5.0)
+    ((query, address),) = queries(node)
+    assert (query.method, address) == (b"find_node", OTHER)
+    node.add_bootstrap([OTHER, ("10.0.0.5", 1)], 5.1)
+    ((_, address),) = queries(node)
+    assert address == ("10.0.0.5", 1)
+    respond(node, query, OTHER, 5.2, nodes=b"")
+    run_to(node, 10.0)
+    queries(node)
+    node.add_bootstrap([("10.0.0.6", 1)], 10.0)
+    asked = {address for _, address in queries(node)}
+    assert asked == {OTHER, ("10.0.0.5", 1), ("10.0.0.6", 1)}, "one node for three is poor"
+
+
+def test_saved_nodes_are_used_before_the_bootstrap_addresses() -> None:
+    saved = NodeInfo(bytes(20), ("10.0.0.5", 1))
+    node = make_node(bootstrap=[OTHER], nodes=[saved])
+    ((query, address),) = queries(node)
+    assert address == saved.address
+    assert node.nodes() == [], "not before they answer"
+    respond(node, query, address, 0.1, id=saved.id, nodes=b"")
+    run_to(node, 5.0)
+    assert node.nodes() == [saved]
+    assert queries(node) == []
+
+
+def test_saved_nodes_that_are_silent_get_half_a_second() -> None:
+    node = make_node(bootstrap=[OTHER], nodes=[NodeInfo(bytes(20), ("10.0.0.5", 1))])
+    queries(node)
+    run_to(node, 0.49)
+    assert queries(node) == []
+    run_to(node, 0.5)
+    assert OTHER in {address for _, address in queries(node)}
+
+
+def test_the_table_is_swept_every_five_minutes() -> None:
+    node = bootstrapped_node()
+    run_to(node, SWEEP_INTERVAL_S)
+    ((ping, address),) = queries(node)
+    assert (ping.method, address) == (b"ping", OTHER)
+    respond(node, ping, OTHER, SWEEP_INTERVAL_S + 0.1)
+    run_to(node, 2 * SWEEP_INTERVAL_S)
+    assert [query.method for query, _ in queries(node)] == [b"ping"]
+    now = 2 * SWEEP_INTERVAL_S
+    while node.table_size and now < 3000:  # silent from now on
+        now = node.next_deadline()
+        node.handle_deadline(now)
+        queries(node)
+    assert now == 5 * SWEEP_INTERVAL_S, "15 minutes after it was last heard of"
+    assert TablePoor() in node.take_events()
+
+
+def test_a_node_that_is_silent_twice_while_others_answer_leaves_the_table() -> None:
+    node = bootstrapped_node()
+    lively = ("10.0.0.5", 1)
+    now = 1.0
+    for _ in range(2):
+        assert OTHER_ID in [known.id for known in node.nodes()]
+        handle = node.start_find_node(bytes(20), now=now)
+        node._requests._by_handle[handle].lookup.add_address(lively)
+        node._dispatcher.advance(node._requests._by_handle[handle].lookup, now)
+        for query, address in queries(node):
+            if address == lively:
+                respond(node, query, lively, now + 0.1, id=bytes(20), nodes=b"")
+        run_to(node, now + 2.0)
+        queries(node)
+        now += 5.0
+    assert [known.id for known in node.nodes()] == [bytes(20)]
+
+
+# Our own address (BEP 42) and server mode.
+
+
+def test_the_public_address_gives_a_secure_identifier_and_server_mode() -> None:
+    net = SimNetwork(3, public=True)
+    addresses = net.grow(12)
+    ours, node = net.add_node(addresses[:2], server="auto", knows_ip=False)
+    before = node.node_id
+    assert not is_secure(before, ours[0])
+    net.advance(10.0)
+    assert node.public_address == ours
+    assert not node.firewalled, "our ping came back in"
+    assert node.node_id != before
+    assert is_secure(node.node_id, ours[0])
+    assert not node.server_mode
+    assert node.table_size > 5
+    net.advance(REFRESH_INTERVAL_S)
+    assert node.server_mode
+
+
+def test_a_configured_public_ip_gives_a_secure_identifier_at_once() -> None:
+    node = make_node(public_ip="93.184.216.34")
+    assert is_secure(node.node_id, "93.184.216.34")
+
+
+def test_a_forced_client_stays_one() -> None:
+    net = SimNetwork(3)
+    addresses = net.grow(4)
+    _, node = net.add_node(addresses[:1], server=False)
+    net.advance(REFRESH_INTERVAL_S + 10)
+    assert (node.firewalled, node.server_mode) == (False, False)
+
+
+def test_nothing_to_do_means_no_deadline_but_the_regular_ones() -> None:
+    node = bootstrapped_node()
+    assert node.next_deadline() == SWEEP_INTERVAL_S
+    assert node.next_deadline() < inf
+
+
+def test_the_window_can_be_fitted_to_the_receive_buffer() -> None:
+    node = bootstrapped_node()
+    node.window = 0
+    assert node.window == 1
+    node.start_get(bytes(32), now=1.0)
+    node.start_get(OTHER_ID + bytes(12), now=1.0)
+    assert len(queries(node)) == 1
