@@ -18,7 +18,7 @@ Source: BEP 3, "bencoding". Parity: tests/parity/test_bencode.py.
 import re
 from typing import Final, TypeAlias
 
-Value: TypeAlias = "int | bytes | list[Value] | dict[bytes, Value]"
+Value: TypeAlias = int | bytes | list["Value"] | dict[bytes, "Value"]
 """Anything bencode can carry. Integers, byte strings, lists and dictionaries, nothing else."""
 
 DEPTH_MAX: Final = 32
