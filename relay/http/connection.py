@@ -100,6 +100,12 @@ class _Requests:
         """Start one of the protocol's own tasks."""
         self._nursery.start_soon(func, *args)
 
+    def give_up(self) -> None:
+        """Cancel what can no longer be answered."""
+        for exchange in self.open:
+            if not exchange.complete:
+                exchange.scope.cancel()
+
     async def _run(self, app: Application, scope: Scope, exchange: Exchange, send: Send) -> None:
         try:
             with exchange.scope:
@@ -168,7 +174,7 @@ class Connection:
                     self._engine = self._make(Http1)
                     if self._draining_since is not None:
                         await self._engine.drain()
-                    await self._converse()
+                    await self._converse(self._requests)
                     nursery.cancel_scope.cancel()
         except Exception:
             _log.exception("a connection of %s ended in an error of ours", self._client)
@@ -226,13 +232,14 @@ class Connection:
         if head >= self._deadlines.head_s or idle >= self._deadlines.idle_s:
             self.drain()
 
-    async def _converse(self) -> None:
+    async def _converse(self, requests: _Requests) -> None:
         """Feed the protocol until the client or we end the connection."""
         with self._reading:
             while data := await self._stream.receive_some():
                 await self._handle(RawData(data))
             await self._handle(Closed())
         if self._reading.cancel_called:
+            requests.give_up()
             await self._stream.linger(self._deadlines.linger_s)
 
     async def _handle(self, event: Event) -> None:

@@ -69,7 +69,7 @@ class RequestParser(h11.Connection):
     def _release_head(self) -> None:
         while self._held.startswith((b"\r\n", b"\n")):  # RFC 9112, section 2.2
             del self._held[: self._held.index(b"\n") + 1]
-        if self._held[:1] <= b" " and self._held not in (b"", b"\r"):  # no need for the rest
+        if self._held[:1] <= b" " and bytes(self._held[:2]) not in (b"", b"\r"):
             raise h11.RemoteProtocolError("illegal request line")
         end = _HEAD_END.search(self._held)
         size = len(self._held) if end is None else end.end()

@@ -2,6 +2,8 @@
 
 What is added to Hypercorn's, and why:
 
+* frames and header blocks are measured as they come: h2 buffers a frame whole, up to
+  16 MiB, before it finds it too large;
 * the header list is limited from the first request on, not only once the client has
   acknowledged our settings;
 * a client that opens and resets streams again and again (CVE-2023-44487) is sent away;
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from h2.errors import ErrorCodes
@@ -30,6 +33,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hypercorn.events import Closed, RawData
+from hypercorn.events import Event as WireEvent
 from hypercorn.protocol.h2 import H2Protocol
 from hyperframe.frame import GoAwayFrame
 
@@ -37,8 +41,53 @@ STREAMS_MAX: Final = 100
 HEADER_LIST_BYTES_MAX: Final = 16 * 1024
 RESETS_MAX: Final = 200
 """Streams that a client may reset, beyond half of all its requests."""
+FRAME_BYTES_MAX: Final = 16 * 1024
+"""The least that a server must take, and what we announce (RFC 9113, section 4.2)."""
+HEADER_BLOCK_BYTES_MAX: Final = 2 * HEADER_LIST_BYTES_MAX
+"""A compressed header list is rarely larger than what it stands for."""
+_PREFACE_BYTES: Final = 24
+_FRAME_HEADER_BYTES: Final = 9
+_HEADERS, _CONTINUATION = 1, 9
+_END_HEADERS: Final = 4
 _PATH: Final = re.compile(rb"[\x21-\x7e]+")
 _METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class FrameMeter:
+    """Reads frame headers off the bytes of a client, before anything is buffered."""
+
+    def __init__(self) -> None:
+        self._skip = _PREFACE_BYTES
+        self._header = bytearray()
+        self._block = 0
+
+    def measure(self, data: bytes) -> ErrorCodes | None:
+        """Take the next bytes; return what is wrong with a frame that begins in them."""
+        at = 0
+        while at < len(data):
+            step = min(self._skip, len(data) - at)
+            self._skip -= step
+            at += step
+            piece = data[at : at + _FRAME_HEADER_BYTES - len(self._header)]
+            self._header += piece
+            at += len(piece)
+            if len(self._header) == _FRAME_HEADER_BYTES:
+                fault = self._judge()
+                if fault is not None:
+                    return fault
+        return None
+
+    def _judge(self) -> ErrorCodes | None:
+        length, kind, flags = int.from_bytes(self._header[:3]), self._header[3], self._header[4]
+        self._header.clear()
+        self._skip = length
+        if length > FRAME_BYTES_MAX:
+            return ErrorCodes.FRAME_SIZE_ERROR
+        if kind in (_HEADERS, _CONTINUATION):
+            self._block = length if kind == _HEADERS else self._block + length
+            if self._block > HEADER_BLOCK_BYTES_MAX and not flags & _END_HEADERS:
+                return ErrorCodes.ENHANCE_YOUR_CALM
+        return None
 
 
 class Http2(H2Protocol):
@@ -48,6 +97,7 @@ class Http2(H2Protocol):
 
     def __init__(self, *arguments: Any) -> None:  # noqa: ANN401  # H2Protocol's
         super().__init__(*arguments)
+        self._meter = FrameMeter()
         self._requests = 0
         self._resets = 0
         self.connection.local_settings = Settings(
@@ -67,12 +117,25 @@ class Http2(H2Protocol):
         await self.send(RawData(goaway.serialize()))
         await self._close_when_done()
 
+    async def handle(self, event: WireEvent) -> None:
+        """Take bytes from the client, or the news that it has gone."""
+        if isinstance(event, RawData):
+            fault = self._meter.measure(event.data)
+            if fault is not None:
+                await self._send_away(fault)
+                return
+        await super().handle(event)
+
+    async def _send_away(self, reason: ErrorCodes) -> None:
+        with suppress(ProtocolError):  # it may have been closed in the meantime
+            self.connection.close_connection(reason)
+        await self._flush()
+        await self.send(Closed())
+
     async def _handle_events(self, events: Sequence[Event]) -> None:
         for event in events:
             if isinstance(event, StreamReset) and self._is_abusive():
-                self.connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
-                await self._flush()
-                await self.send(Closed())
+                await self._send_away(ErrorCodes.ENHANCE_YOUR_CALM)
                 return
             if self._is_welcome(event):
                 # One at a time: a stream may be answered and forgotten between two events.
@@ -108,10 +171,8 @@ class Http2(H2Protocol):
         return True
 
     def _refuse(self, stream_id: int, code: ErrorCodes) -> bool:
-        try:
+        with suppress(ProtocolError):  # the client may have reset it already
             self.connection.reset_stream(stream_id, code)
-        except ProtocolError:
-            return False  # the client has reset it already
         return False
 
     async def _send_data(self, stream_id: int) -> None:

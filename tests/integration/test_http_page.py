@@ -1,0 +1,242 @@
+"""The page: its head, its look-ups, and what a real browser makes of hostile records.
+
+The browser is Debian's package ``chromium``; a picture of the page is left in ``artifacts/``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import trio
+
+from relay.config import Quota, RateLimiterConfig
+from relay.errors import InvalidItemError, NoNodesRespondedError
+from relay.http.limits import HttpLimits
+from relay.pkarr import dns_build
+from relay.pkarr.keys import Keypair
+from relay.pkarr.packet import SeenPacket, SignedPacket
+from tests.integration.http_world import World
+
+ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
+ALICE = Keypair.from_seed(bytes(range(32)))
+HOSTILE = (
+    "</td><script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">"
+)
+STATS: dict[str, object] = {
+    "version": "1.2.3",
+    "uptime_s": 93_784.5,
+    "cache": {"packets": 250, "capacity": 1000, "hits": 3, "misses": 1, "evictions": 0},
+    "dht": {
+        "node_id": "3f" * 20,
+        "local_address": "0.0.0.0:6881",
+        "public_address": "203.0.113.77:7001",
+        "firewalled": False,
+        "server_mode": True,
+        "table_size": 214,
+        "size_estimate": 10_234_567.8,
+        "size_deviation": 0.0412,
+        "queries_in": 88_123,
+        "queries_out": 1_200_456,
+        "timeouts": 31_234,
+        "dropped": 5,
+    },
+}
+
+
+@pytest.fixture
+def world() -> World:
+    world = World(stats=lambda: STATS)
+    records = [
+        dns_build.txt("_iroh", "relay=https://relay.example.org/", ttl_s=30),
+        dns_build.a("@", "203.0.113.9", ttl_s=3600),
+        dns_build.aaaa("www", "2001:db8::9"),
+        dns_build.txt("x", HOSTILE),
+        dns_build.raw("<b>y", 65_280, b"\x00\x01"),
+    ]
+    packet = SignedPacket.build(ALICE, records, world.now_us - 7_000_000)
+    world.cache.put_soon(SeenPacket(packet, world.now_us - 65_000_000))
+    return world
+
+
+async def test_head_of_the_page(world: World) -> None:
+    reply = await world.request("GET", "/?policy=foo")
+    html = reply.body.decode()
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert style is not None
+    digest = b64encode(sha256(style[1].encode()).digest()).decode()
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "text/html; charset=utf-8"
+    assert reply.headers["content-length"] == str(len(reply.body))
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert reply.headers["content-security-policy"] == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'self';"
+        " base-uri 'none'; frame-ancestors 'none'"
+    )
+    assert not re.search(r"\b(src|style|on\w+)=", html)  # nothing that the policy would stop
+    head = await world.request("HEAD", "/?policy=foo")
+    assert (head.status, head.body) == (200, b"")
+
+
+async def test_figures_of_the_page(world: World) -> None:
+    html = (await world.request("GET", "/")).body.decode()
+    for figure in ("1.2.3", "25.00 %", ">7001<", "10.2M ± 4.12 %", ">no<", "3f3f3f", "All is well"):
+        assert figure in html
+
+
+async def test_troubles_are_shown() -> None:
+    world = World(stats=lambda: STATS, troubles=lambda: {"cache": "the disk is <full>"})
+    html = (await world.request("GET", "/")).body.decode()
+    assert "Degraded" in html
+    assert "the disk is &lt;full&gt;" in html
+
+
+async def test_a_relay_that_knows_nothing_yet_has_a_page() -> None:
+    world = World(stats=dict)
+    assert (await world.request("GET", "/")).status == 200
+
+
+async def test_records_are_shown_escaped(world: World) -> None:
+    html = (await world.request("GET", f"/?key={ALICE.public_key}")).body.decode()
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "&lt;script&gt;" in html
+    assert "&#34;relay=https://relay.example.org/&#34;" in html
+    assert "1 min 5 s ago" in html
+    assert f'title="_iroh.{ALICE.public_key}">_iroh<' in html
+    assert f'title="{ALICE.public_key}">@<' in html
+    assert "TYPE65280" in html
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        (
+            "abc",
+            "This is not a public key: Invalid PublicKey length, expected 32 bytes but got: 1.",
+        ),
+        ('"><script>alert(1)</script>', "&lt;script&gt;alert(1)&lt;/script&gt;"),
+        ("x" * 5000, "This is not a public key"),
+        (str(Keypair.from_seed(bytes(32)).public_key), "Nobody has published a packet"),
+        (f"https://{ALICE.public_key}/path", "203.0.113.9"),
+    ],
+)
+async def test_look_ups(world: World, typed: str, shown: str) -> None:
+    reply = await world.request("GET", f"/?key={quote(typed)}")
+    html = reply.body.decode()
+    assert reply.status == 200
+    assert shown in html
+    assert "<script" not in html
+    assert "x" * 1000 not in html
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (NoNodesRespondedError(), "No queried DHT nodes responded."),
+        (InvalidItemError(7), "DHT mutable item at seq 7 is not a valid signed packet."),
+    ],
+)
+async def test_failed_look_ups_are_sentences(world: World, error: Exception, shown: str) -> None:
+    world.cache.stored.clear()
+    world.dht.error = error
+    reply = await world.request("GET", f"/?key={ALICE.public_key}")
+    assert reply.status == 200
+    assert shown in reply.body.decode()
+
+
+async def test_a_packet_without_records(world: World) -> None:
+    packet = SignedPacket.build(ALICE, [], world.now_us)
+    world.cache.put_soon(SeenPacket(packet, world.now_us))
+    html = (await world.request("GET", f"/?key={ALICE.public_key}")).body.decode()
+    assert "The packet holds no records." in html
+
+
+async def test_look_ups_spend_the_user_dht_quota() -> None:
+    quota = Quota(interval_s=3600.0, burst=1)
+    config = RateLimiterConfig(behind_proxy=False, http=None, user_dht=quota, dht=None)
+    world = World(limits=HttpLimits(config))
+    replies = [await world.request("GET", f"/?key={ALICE.public_key}") for _ in range(2)]
+    assert "Nobody has published a packet" in replies[0].body.decode()
+    assert "Too many requests to DHT nodes." in replies[1].body.decode()
+
+
+async def test_a_bug_behind_the_page_is_500(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.service.stats = None  # type: ignore[method-assign, assignment]
+    reply = await world.request("GET", "/")
+    assert (reply.status, reply.body) == (500, b"")
+    assert "failed" in caplog.text
+
+
+def chromium() -> str:
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert path, "this test needs a browser: install the Debian package `chromium`"
+    return path
+
+
+async def browse(url: str, profile: Path, *options: str) -> str:
+    command = [
+        chromium(),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--user-data-dir={profile}",
+        *options,
+        url,
+    ]
+    with trio.fail_after(60):
+        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
+    return done.stdout.decode()
+
+
+@pytest.mark.interop
+async def test_a_browser_runs_nothing_and_shows_everything(world: World, tmp_path: Path) -> None:
+    async with world.serving() as port:
+        url = f"http://127.0.0.1:{port}/?key={ALICE.public_key}"
+        dom = await browse(url, tmp_path, "--dump-dom")
+        title = re.search(r"<title>(.*?)</title>", dom)
+        assert title is not None
+        assert title[1] == f"{str(ALICE.public_key)[:8]}… · Pkarr relay"
+        assert "pwned" in dom  # as text
+        assert "<script" not in dom
+        assert "<img" not in dom
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize(
+    ("name", "width", "height", "options"),
+    [
+        ("light", 1100, 1250, []),
+        ("dark", 1100, 1250, ["--blink-settings=preferredColorScheme=0"]),
+        ("phone", 420, 1900, []),
+    ],
+)
+async def test_a_picture_for_people_to_judge(
+    world: World, tmp_path: Path, name: str, width: int, height: int, options: list[str]
+) -> None:
+    ARTIFACTS.mkdir(exist_ok=True)
+    picture = ARTIFACTS / f"page-{name}.png"
+    picture.unlink(missing_ok=True)
+    async with world.serving() as port:
+        await browse(
+            f"http://127.0.0.1:{port}/?key={ALICE.public_key}",
+            tmp_path,
+            f"--window-size={width},{height}",
+            f"--screenshot={picture}",
+            *options,
+        )
+    head = picture.read_bytes()[:24]
+    assert head.startswith(b"\x89PNG")
+    assert (int.from_bytes(head[16:20]), int.from_bytes(head[20:24])) == (width, height)
+
+
+async def test_machines_get_the_same_figures(world: World) -> None:
+    reply = await world.request("GET", "/stats")
+    assert json.loads(reply.body)["dht"] == STATS["dht"]
