@@ -59,6 +59,9 @@ def open_for_writing(path: Path) -> OpenDatabase:
         ):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         _check_schema(path, connection)
+        # A file that may not be written is opened all the same, to be read; find out now.
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
     except BaseException:
         connection.close()
         raise
@@ -79,11 +82,9 @@ def open_for_reading(path: Path) -> tuple[sqlite3.Connection, bool]:
     """
     if not _judge(path):
         raise FileNotFoundError(2, "no such file", str(path))
-    writable = os.access(path.parent, os.W_OK)
-    log = _beside(path, "-wal")
-    whole_without_log = not log.exists() or log.stat().st_size == 0
+    writable = os.access(path.parent, os.W_OK, effective_ids=True)
     # SQLite wants to make the log's index even for reading; `immutable` reads the file alone.
-    frozen = not writable and whole_without_log
+    frozen = not writable and not _has_log(path)
     connection = _connect(path, "mode=ro&immutable=1" if frozen else "mode=ro")
     try:
         connection.execute("PRAGMA query_only=ON").fetchall()
@@ -116,8 +117,7 @@ def _judge(path: Path) -> bool:
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)
     if not header:
-        if _beside(path, "-wal").exists():
-            # SQLite would replay an old log into a new file.
+        if _has_log(path):  # SQLite would replay it into a new file
             raise lasting(path, "is missing, but its write-ahead log is there")
         return False
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
@@ -208,6 +208,11 @@ def _described(path: Path) -> str:
     finally:
         connection.close()
     return f" (tables: {', '.join(sorted(names)[:5])})" if names else ""
+
+
+def _has_log(path: Path) -> bool:
+    log = _beside(path, "-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 FLOOR_LIFE_US: Final = 30 * 86_400 * 1_000_000
 """Long enough for any DHT node to have dropped the older packet (hours), by a wide margin."""
 _SAVED_MAX: Final = 8192
+"""How many of those that the disk has are kept here as well."""
 
 
 class Floor(NamedTuple):
@@ -25,26 +26,39 @@ class Floor(NamedTuple):
 
 
 class FloorTable:
-    """Floors by key. `unsaved_max` bounds those that the disk does not have."""
+    """Floors by key, oldest first out.
 
-    def __init__(self, unsaved_max: int) -> None:
+    Args:
+        floors_max: how many to know at most.
+        unsaved_max: how many evictions may wait for the disk. More than `floors_max` for a
+            small cache: their rows must go from the disk even when their floors have gone.
+    """
+
+    def __init__(self, floors_max: int, unsaved_max: int) -> None:
+        self._floors_max: Final = floors_max
         self._unsaved_max: Final = unsaved_max
+        self._known: OrderedDict[bytes, Floor] = OrderedDict()
         self._unsaved: OrderedDict[bytes, Floor] = OrderedDict()
-        self._saved: OrderedDict[bytes, Floor] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many floors are known here."""
+        return len(self._known)
 
     @property
     def unsaved(self) -> int:
-        """How many are not on the disk."""
+        """How many evictions the disk does not know of."""
         return len(self._unsaved)
 
-    def add(self, key: bytes, floor: Floor) -> bool:
-        """Note the floor of a packet just evicted.
+    def add(self, key: bytes, floor: Floor, *, save: bool) -> bool:
+        """Note the floor of a packet just evicted, to be saved if there is a disk.
 
         Returns:
-            False if an older one, not on the disk, had to be forgotten for it.
+            False if the disk will never learn of an older eviction, forgotten for this one.
         """
+        self._know(key, floor)
+        if not save:
+            return True
         self._unsaved.pop(key, None)  # so that it goes to the end
-        self._saved.pop(key, None)
         self._unsaved[key] = floor
         if len(self._unsaved) <= self._unsaved_max:
             return True
@@ -52,19 +66,19 @@ class FloorTable:
         return False
 
     def learn(self, key: bytes, floor: Floor) -> None:
-        """Note a floor read from the disk, unless a later one is known."""
-        if key not in self._unsaved and key not in self._saved:
-            self._keep_saved(key, floor)
+        """Note a floor read from the disk, unless one is known."""
+        if key not in self._known:
+            self._know(key, floor)
 
     def get(self, key: bytes, now_us: int) -> int | None:
         """Return the floor of `key` in microseconds, None if none is known here."""
-        floor = self._unsaved.get(key) or self._saved.get(key)
+        floor = self._known.get(key)
         if floor is None or is_over(floor.evicted_us, now_us):
             return None
         return floor.timestamp_us
 
     def to_save(self, count: int) -> dict[bytes, Floor]:
-        """Return up to `count` floors that the disk does not have, oldest first."""
+        """Return up to `count` evictions that the disk does not know of, oldest first."""
         return dict(islice(self._unsaved.items(), count))
 
     def saved(self, floors: Iterable[tuple[bytes, Floor]]) -> None:
@@ -72,12 +86,21 @@ class FloorTable:
         for key, floor in floors:
             if self._unsaved.get(key) is floor:  # else evicted once more meanwhile
                 del self._unsaved[key]
-                self._keep_saved(key, floor)
 
-    def _keep_saved(self, key: bytes, floor: Floor) -> None:
-        self._saved[key] = floor
-        if len(self._saved) > _SAVED_MAX:
-            self._saved.popitem(last=False)
+    def never_save(self) -> None:
+        """Note that there is no disk any more."""
+        self._unsaved.clear()
+
+    def _know(self, key: bytes, floor: Floor) -> None:
+        self._known.pop(key, None)
+        self._known[key] = floor
+        while self._too_many():
+            self._known.popitem(last=False)
+
+    def _too_many(self) -> bool:
+        if len(self._known) > self._floors_max:
+            return True
+        return len(self._known) > _SAVED_MAX and next(iter(self._known)) not in self._unsaved
 
 
 def is_over(evicted_us: int, now_us: int) -> bool:

@@ -20,7 +20,8 @@ from relay.store.table import PacketTable
 
 SLACK_PACKETS: Final = 1024
 """How far the table may be over its capacity before an insertion evicts by itself."""
-_UNSAVED_FLOORS_EXTRA: Final = 65_536
+_FLOORS_EXTRA: Final = 65_536
+_UNSAVED_MAX: Final = 8192
 FLOORS_PER_PACKET: Final = 4
 
 
@@ -37,10 +38,10 @@ class Memory:
         self, capacity: int, wall_clock_us: Callable[[], int], on_change: Callable[[], None]
     ) -> None:
         self.table = PacketTable(capacity)
-        # A quarter of what the disk may keep (four floors a packet) once the capacity is large:
-        # these are here only while the disk cannot take them, or if there is none.
-        floors_max = min(FLOORS_PER_PACKET * capacity, capacity + _UNSAVED_FLOORS_EXTRA)
-        self.floors = FloorTable(floors_max)
+        # The disk keeps four floors a packet. Here there are so many only while it cannot take
+        # them, and never more than the packets weigh.
+        floors_max = min(FLOORS_PER_PACKET * capacity, capacity + _FLOORS_EXTRA)
+        self.floors = FloorTable(floors_max, max(floors_max, _UNSAVED_MAX))
         self.backlog = Backlog(self.table)
         self.durable = False
         """Whether there is, or may again be, a disk to write to."""
@@ -104,10 +105,11 @@ class Memory:
         for key in piece.expected:
             self.table.expect(key)
         for key, record in piece.packets:
-            if not self._is_news(key, record):
+            if self.table.peek(key) is not None:
+                if self._is_news(key, record):
+                    self._replace(key, record)
+            elif self.floors and not self._is_news(key, record):
                 continue
-            if key in self.table:
-                self._replace(key, record)
             elif not self.table.load(key, record):
                 if may_evict:
                     self._note_eviction(key, record)
@@ -123,6 +125,12 @@ class Memory:
                 self.backlog.drop(evicted[0])
                 self._note_eviction(*evicted)
         self._on_change()
+
+    def forsake_disk(self) -> None:
+        """Note that nothing will be written any more; let all go who wait for it."""
+        self.durable = False
+        self.backlog.clear()
+        self.floors.never_save()
 
     def _insert(self, key: bytes, record: bytes) -> None:
         self.table.put(key, record)
@@ -148,5 +156,5 @@ class Memory:
     def _note_eviction(self, key: bytes, record: bytes) -> None:
         self.evictions += 1
         floor = Floor(records.timestamp_us(record), self._wall_clock_us())
-        if not self.floors.add(key, floor) and self.durable:
+        if not self.floors.add(key, floor, save=self.durable):
             self.lost_evictions = True

@@ -135,8 +135,7 @@ class Writer:
 
     async def close(self) -> None:
         """Close the file and give the folder up; what was not flushed is memory's alone."""
-        self._memory.durable = False
-        self._memory.backlog.clear()
+        self._memory.forsake_disk()
         await self._close_file()
         if self._lock is not None:
             self._lock.release()
@@ -246,8 +245,7 @@ class Writer:
             if news:
                 _log.error("%s; going on from memory and trying again to write", fault)
             return
-        self._memory.durable = False
-        self._memory.backlog.clear()
+        self._memory.forsake_disk()
         self._nodes = None
         _log.error("%s; going on from memory: packets are lost when the relay ends", fault)
 

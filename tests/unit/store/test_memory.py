@@ -1,0 +1,147 @@
+"""The rules of the store, without a disk."""
+
+import pytest
+
+from relay.errors import NotMostRecentError
+from relay.store import records
+from relay.store.floors import FLOOR_LIFE_US, Floor
+from relay.store.memory import SLACK_PACKETS, Memory
+from relay.store.reader import Found, Piece
+
+NOW_US = 1_750_000_000_000_000
+
+
+class World:
+    """A memory with a clock to turn, and a count of changes."""
+
+    def __init__(self, capacity: int) -> None:
+        self.now_us = NOW_US
+        self.changes = 0
+        self.memory = Memory(capacity, lambda: self.now_us, self._changed)
+        self.memory.durable = True
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+
+def disk(*seen_packets) -> dict[bytes, bytes]:
+    return {seen.packet.public_key.octets: records.encode(seen) for seen in seen_packets}
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def test_the_winner_is_kept_and_noted(packet):
+    world = World(10)
+    old, new = packet(1, 5), packet(1, 6)
+    assert world.memory.merge(new) == new
+    assert world.memory.merge(old) == new
+    assert world.memory.get(new.packet.public_key) == new
+    assert world.memory.backlog.take().records == disk(new)
+    assert world.changes == 1
+
+
+def test_seen_again_later_is_noted_and_the_same_is_not(packet):
+    world = World(10)
+    world.memory.merge(packet(1, seen_us=NOW_US))
+    world.memory.backlog.take()
+    world.memory.merge(packet(1, seen_us=NOW_US))
+    assert world.memory.backlog.waiting == 0
+    world.memory.merge(packet(1, seen_us=NOW_US + 1))
+    assert world.memory.backlog.waiting == 1
+
+
+def test_an_evicted_packet_leaves_a_floor_for_thirty_days(packet):
+    world = World(1)
+    world.memory.merge(packet(1, 5))
+    world.memory.merge(packet(2, 5))
+    assert world.memory.crowded
+    world.memory.evict(64)
+    assert not world.memory.crowded
+    assert world.memory.floor_us(key(1)) == 5
+    with pytest.raises(NotMostRecentError):
+        world.memory.merge(packet(1, 4))
+    world.memory.merge_unless_below_floor(packet(1, 4))
+    assert key(1) not in world.memory.table
+    world.memory.merge(packet(1, 5))
+    world.memory.evict(64)
+    world.now_us += FLOOR_LIFE_US
+    assert world.memory.merge(packet(2, 1)) == packet(2, 1)
+    assert world.memory.evictions == 2
+
+
+def test_eviction_takes_the_least_recently_used_and_no_more_than_asked(packet):
+    world = World(2)
+    for number in range(6):
+        world.memory.merge(packet(number))
+    world.memory.get(packet(0).packet.public_key)
+    world.memory.evict(3)
+    assert world.memory.table.keys() == [key(0), key(5), key(4)]
+    assert world.memory.backlog.waiting == 3
+
+
+def test_without_an_evicting_task_the_table_stays_bounded(packet):
+    world = World(3)
+    for number in range(3 + SLACK_PACKETS + 50):
+        world.memory.merge(packet(number))
+    assert len(world.memory.table) == 3 + SLACK_PACKETS
+
+
+def test_packets_from_the_disk_never_downgrade_memory(packet):
+    world = World(10)
+    world.memory.merge(packet(1, 5))
+    world.memory.merge(packet(2, 5))
+    newer, older = packet(1, 6), packet(2, 4)
+    for number, deliver in enumerate((world.memory.adopt, world.memory.take_over)):
+        found = disk(packet(1, 6 + number), older, packet(3 + number))
+        if deliver == world.memory.adopt:
+            deliver(Found(packets=found))
+        else:
+            deliver(Piece(packets=list(found.items())), may_evict=True)
+    assert world.memory.get(newer.packet.public_key) == packet(1, 7)
+    assert world.memory.get(older.packet.public_key) == packet(2, 5)
+    assert {key(3), key(4)} < set(world.memory.table.keys())
+    assert world.memory.backlog.take().records == disk(packet(2, 5)), "the disk has the others"
+
+
+def test_what_was_evicted_does_not_come_back_from_the_disk(packet):
+    world = World(1)
+    world.memory.merge(packet(1, 5))
+    world.memory.merge(packet(2, 5))
+    world.memory.evict(1)
+    stale = disk(packet(1, 5))
+    world.memory.adopt(Found(packets=stale))
+    world.memory.take_over(Piece(packets=list(stale.items())), may_evict=True)
+    assert world.memory.table.keys() == [key(2)]
+    assert world.memory.floors.unsaved == 1
+
+
+def test_a_floor_from_the_disk_is_kept(packet):
+    world = World(10)
+    world.memory.adopt(Found(floors={key(1): Floor(5, NOW_US)}))
+    assert world.memory.floor_us(key(1)) == 5
+    with pytest.raises(NotMostRecentError):
+        world.memory.merge(packet(1, 4))
+
+
+def test_a_smaller_capacity_evicts_from_the_disk(packet):
+    world = World(2)
+    pieces = [
+        Piece(expected=[key(3), key(1), key(2)]),
+        Piece(packets=list(disk(packet(2, 7), packet(1), packet(3)).items())),
+    ]
+    for piece in pieces:
+        world.memory.take_over(piece, may_evict=True)
+    assert world.memory.table.keys() == [key(3), key(1)]
+    assert world.memory.floors.to_save(9) == {key(2): Floor(7, NOW_US)}
+    assert not world.memory.lost_evictions
+
+
+def test_a_disk_that_cannot_be_written_keeps_what_finds_no_room(packet):
+    world = World(1)
+    rows = list(disk(packet(2), packet(1)).items())
+    world.memory.take_over(Piece(packets=rows), may_evict=False)
+    assert world.memory.table.keys() == [key(2)]
+    assert world.memory.lost_evictions
+    assert world.memory.floors.unsaved == 0

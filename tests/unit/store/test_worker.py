@@ -1,0 +1,306 @@
+"""The packet store as the relay uses it: tasks, threads and a healthy disk."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from relay.errors import NotMostRecentError, StoreError
+from relay.pkarr.keys import PublicKey
+from relay.store.packets import PacketCache
+from relay.store.reader import Piece
+from relay.store.worker import NOT_LOADED, PacketStore, StoreHealth
+
+NOW_US = 1_750_000_000_000_000
+
+
+def key(number: int) -> PublicKey:
+    return PublicKey(number.to_bytes(32, "big"))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the store's tasks and threads go on until something is so."""
+    with trio.fail_after(10):
+        while not condition():
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+@asynccontextmanager
+async def running(folder: Path | None, capacity: int = 1000) -> AsyncIterator[PacketStore]:
+    store = PacketStore(folder, capacity, lambda: NOW_US)
+    store.open()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        yield store
+        await store.close()
+
+
+async def loaded(store: PacketStore) -> None:
+    await until(lambda: not store.stats().loading)
+
+
+async def present(store: PacketStore, *numbers: int) -> set[int]:
+    return {number for number in numbers if await store.get(key(number)) is not None}
+
+
+async def test_packets_are_there_after_a_restart(tmp_path, packet):
+    folder = tmp_path / "made" / "as needed"
+    async with running(folder) as store:
+        for number in range(20):
+            seen = packet(number, 2**64 - 1 - number, bytes(number))
+            assert await store.put_if_newer(seen) == seen
+        assert store.stats().pending == 0
+        assert store.health() == StoreHealth(True)
+    async with running(folder) as store:
+        for number in range(20):
+            seen = packet(number, 2**64 - 1 - number, bytes(number))
+            assert await store.get(key(number)) == seen
+        await loaded(store)
+        assert store.stats().packets == 20
+        assert await store.get(key(99)) is None
+
+
+async def test_the_acknowledgement_comes_after_the_commit(tmp_path, packet, monkeypatch):
+    committed: list[set[bytes]] = []
+    commit = PacketCache.commit
+
+    def recorded(self, changes, now_us):
+        kept = commit(self, changes, now_us)
+        committed.append(set(changes.records))
+        return kept
+
+    monkeypatch.setattr(PacketCache, "commit", recorded)
+    async with running(tmp_path) as store, trio.open_nursery() as nursery:
+
+        async def put(number: int) -> None:
+            await store.put_if_newer(packet(number))
+            assert any(key(number).octets in group for group in committed)
+
+        for number in range(100):
+            nursery.start_soon(put, number)
+    assert sum(map(len, committed)) == 100
+    assert len(committed) < 20, "many share one fsync"
+
+
+async def test_it_never_downgrades(tmp_path, packet):
+    newest = packet(1, 9)
+    async with running(tmp_path) as store:
+        await store.put_if_newer(newest)
+        assert await store.put_if_newer(packet(1, 8)) == newest
+        store.put_soon(packet(1, 7))
+    async with running(tmp_path) as store:
+        # Not loaded yet: the disk is asked first.
+        assert await store.put_if_newer(packet(1, 8)) == newest
+        assert await store.get(key(1)) == newest
+
+
+async def test_a_loser_too_waits_until_the_winner_is_durable(tmp_path, packet):
+    async with running(tmp_path) as store:
+        await loaded(store)
+        store.put_soon(packet(1, 9))
+        assert await store.put_if_newer(packet(1, 8)) == packet(1, 9)
+        assert store.stats().pending == 0
+
+
+async def test_while_loading_single_packets_are_read_at_once(tmp_path, packet, monkeypatch):
+    async with running(tmp_path) as store:
+        for number in range(5):
+            store.put_soon(packet(number, 5))
+    monkeypatch.setattr("relay.store.reader.PacketReader.load", lambda self: endless())
+    async with running(tmp_path) as store:
+        assert store.lookup(key(1)) is NOT_LOADED
+        assert await store.get(key(1)) == packet(1, 5)
+        assert store.lookup(key(1)) == packet(1, 5)
+        assert await store.get(key(9)) is None
+        store.put_soon(packet(2, 4))
+        store.put_soon(packet(2, 6))
+        store.put_soon(packet(3, 4))
+        await until(lambda: store.stats().packets == 3)
+        assert await store.get(key(2)) == packet(2, 6)
+        assert await store.get(key(3)) == packet(3, 5)
+        assert store.stats().loading
+        assert (store.stats().hits, store.stats().misses) == (4, 1)
+
+
+def endless() -> Iterator[Piece]:
+    """Yield a start-up load that never comes to an end."""
+    while True:
+        yield Piece()
+
+
+async def test_packets_found_by_lookups_are_written_soon(tmp_path, packet):
+    async with running(tmp_path) as store:
+        await loaded(store)
+        store.put_soon(packet(1, 5))
+        assert store.lookup(key(1)) == packet(1, 5)
+        assert store.stats().pending == 1
+        await until(lambda: store.stats().pending == 0)
+        assert store.stats().commits == 1
+
+
+async def test_an_evicted_packet_leaves_a_floor_also_for_the_next_run(tmp_path, packet):
+    async with running(tmp_path, capacity=2) as store:
+        for number in range(4):
+            await store.put_if_newer(packet(number, 10 + number))
+        await until(lambda: store.stats().packets == 2)
+        assert store.floor_us(key(0)) == 10
+        with pytest.raises(NotMostRecentError):
+            await store.put_if_newer(packet(0, 9))
+        assert store.stats().evictions == 2
+    async with running(tmp_path, capacity=2) as store:
+        with pytest.raises(NotMostRecentError):
+            await store.put_if_newer(packet(0, 9))
+        assert await store.get(key(1)) is None
+        assert store.floor_us(key(1)) == 11
+        store.put_soon(packet(1, 10))
+        assert await store.put_if_newer(packet(0, 10)) == packet(0, 10)
+        assert await present(store, 1) == set()
+
+
+async def test_the_order_of_use_outlives_a_restart(tmp_path, packet):
+    async with running(tmp_path) as store:
+        for number in range(6):
+            await store.put_if_newer(packet(number))
+        assert await present(store, 1, 0) == {0, 1}
+    async with running(tmp_path) as store:
+        await loaded(store)
+        await store.put_if_newer(packet(6))
+    async with running(tmp_path, capacity=4) as store:
+        await loaded(store)
+        assert await present(store, *range(7)) == {0, 1, 5, 6}
+
+
+async def test_a_smaller_capacity_shrinks_the_file_at_the_next_start(tmp_path, packet):
+    async with running(tmp_path, capacity=5000) as store:
+        await loaded(store)
+        for number in range(3000):
+            store.put_soon(packet(number, 1, bytes(1000)))
+    file = tmp_path / "pkarr-relay.sqlite3"
+    before = file.stat().st_size
+    async with running(tmp_path, capacity=30) as store:
+        await until(lambda: file.stat().st_size < before / 5)
+        assert store.stats().packets == 30
+        assert store.stats().evictions == 2970
+    async with running(tmp_path, capacity=5000) as store:
+        await loaded(store)
+        assert store.stats().packets == 30
+        assert await present(store, *range(2970, 3000)) == set(range(2970, 3000))
+
+
+@pytest.mark.parametrize("folder", [True, False])
+async def test_capacity_zero_stores_nothing(tmp_path, packet, folder):
+    async with running(tmp_path if folder else None, capacity=0) as store:
+        assert await store.put_if_newer(packet(1)) == packet(1)
+        store.put_soon(packet(2))
+        assert await present(store, 1, 2) == set()
+        assert store.stats().packets == store.stats().pending == 0
+
+
+async def test_without_a_folder_it_works_from_memory(packet):
+    async with running(None, capacity=2) as store:
+        for number in range(4):
+            assert await store.put_if_newer(packet(number, 5)) == packet(number, 5)
+        await until(lambda: store.stats().packets == 2)
+        assert await present(store, *range(4)) == {2, 3}
+        with pytest.raises(NotMostRecentError):
+            await store.put_if_newer(packet(0, 4))
+        assert store.health() == StoreHealth(True)
+        assert store.stats().pending == 0
+        store.save_nodes([(bytes(20), "192.0.2.1", 6881)])
+        assert store.load_nodes() == [(bytes(20), "192.0.2.1", 6881)]
+
+
+async def test_dht_nodes_are_there_at_the_next_start(tmp_path):
+    nodes = [(bytes([number] * 20), f"192.0.2.{number}", 6881) for number in range(1, 30)]
+    async with running(tmp_path) as store:
+        assert store.load_nodes() == []
+        store.save_nodes(nodes)
+        store.save_nodes(nodes[:20])
+    async with running(tmp_path) as store:
+        assert store.load_nodes() == nodes[:20]
+
+
+async def test_a_second_store_on_the_folder_is_refused(tmp_path):
+    async with running(tmp_path):
+        with pytest.raises(StoreError, match="another relay") as refusal:
+            PacketStore(tmp_path, 10, lambda: NOW_US).open()
+        assert str(tmp_path) in str(refusal.value)
+    async with running(tmp_path) as store:
+        assert store.health().ok
+
+
+async def test_files_of_the_reference_relay_are_left_alone(tmp_path, packet):
+    theirs = tmp_path / "pkarr-cache" / "data.mdb"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"lmdb")
+    async with running(tmp_path) as store:
+        await store.put_if_newer(packet(1))
+    assert theirs.read_bytes() == b"lmdb"
+    assert list(theirs.parent.iterdir()) == [theirs]
+
+
+async def test_cancelling_writes_what_waits(tmp_path, packet):
+    store = PacketStore(tmp_path, 1000, lambda: NOW_US)
+    store.open()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        await loaded(store)
+        for number in range(700):
+            store.put_soon(packet(number))
+        nursery.cancel_scope.cancel()
+    await store.close()
+    async with running(tmp_path) as store:
+        await loaded(store)
+        assert store.stats().packets == 700
+
+
+async def test_a_put_whose_client_is_gone_is_stored_all_the_same(tmp_path, packet):
+    async with running(tmp_path) as store:
+        await loaded(store)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await store.put_if_newer(packet(1))
+    async with running(tmp_path) as store:
+        assert await present(store, 1) == {1}
+
+
+async def test_after_closing_it_answers_from_memory(tmp_path, packet):
+    store = PacketStore(tmp_path, 10, lambda: NOW_US)
+    store.open()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        await store.put_if_newer(packet(1))
+        await store.close()
+        await store.close()
+    with trio.fail_after(5):
+        assert await store.put_if_newer(packet(2)) == packet(2)
+        assert await present(store, 1, 2, 3) == {1, 2}
+
+
+async def test_opened_and_never_run_it_can_be_closed(tmp_path):
+    store = PacketStore(tmp_path, 10, lambda: NOW_US)
+    store.open()
+    await store.close()
+    async with running(tmp_path) as store:
+        assert store.health().ok
+
+
+async def test_spoiled_rows_are_counted(tmp_path, packet):
+    async with running(tmp_path) as store:
+        for number in range(5):
+            await store.put_if_newer(packet(number))
+    connection = sqlite3.connect(tmp_path / "pkarr-relay.sqlite3")
+    with connection:
+        connection.execute("UPDATE packets SET checksum = 1 WHERE id <= 2")
+    connection.close()
+    async with running(tmp_path) as store:
+        await loaded(store)
+        assert (store.stats().packets, store.stats().bad_rows) == (3, 2)
+        await store.put_if_newer(packet(0, 2))
+    async with running(tmp_path) as store:
+        await loaded(store)
+        assert (store.stats().packets, store.stats().bad_rows) == (4, 1)
