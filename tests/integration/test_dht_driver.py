@@ -81,15 +81,19 @@ async def test_newer_replaces_older_and_not_the_other_way_round(newcomer):
 
 
 async def test_hundred_lookups_at_once_get_their_replies(newcomer):
-    """Issue 3, section 4: at least 99 % of the replies, which the reference loses for the most."""
+    """Issue 3, section 4: at least 99 % of the replies; the reference is said to lose most.
+
+    A hundred keys, of which ten have a packet: verifying is not what this is about.
+    """
     dht, driver = newcomer
-    packets = [packet_of(keypair) for keypair in PUBLISHERS]
-    with trio.fail_after(30):
-        assert min(await every(dht.publish, packets)) >= NODES - 1
+    packets = [packet_of(keypair) for keypair in PUBLISHERS[:10]]
+    with trio.fail_after(60):
+        for packet in packets:
+            assert await dht.publish(packet) >= NODES - 1
         counters = driver.node.counters
         queries, responses = counters.queries_out, counters.responses_in
-        found = await every(dht.resolve, [packet.public_key for packet in packets])
-    assert found == packets
+        found = await every(dht.resolve, [keypair.public_key for keypair in PUBLISHERS])
+    assert found == packets + [None] * (len(PUBLISHERS) - len(packets))
     asked, answered = counters.queries_out - queries, counters.responses_in - responses
     assert asked >= 100
     assert answered >= 0.99 * asked
