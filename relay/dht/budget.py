@@ -38,6 +38,9 @@ PROOF_LASTS_S: Final = 600.0
 CREDIT_RATIO: Final = 2.0
 """Reply bytes earned by each byte received, beside what time earns."""
 
+_ROUNDING: Final = 1e-6
+"""Packets or seconds that sums of many fractions may be off; nobody waits for so little."""
+
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
@@ -96,7 +99,7 @@ class SourceBudgets:
             return True
         cell, spent, allowance = self._find(source, now)
         lead = max(spent.packets[cell] - now, 0.0)
-        if lead * allowance.packets_per_s + 1.0 > allowance.packets_burst:
+        if lead * allowance.packets_per_s + 1.0 > allowance.packets_burst + _ROUNDING:
             return False
         spent.packets[cell] = now + lead + 1.0 / allowance.packets_per_s
         spent.bytes[cell] -= bytes_in * CREDIT_RATIO / allowance.bytes_per_s
@@ -192,7 +195,9 @@ class Pacer:
             return 0.0
         cell = self._cell_of(ip)
         due = max(self._due[cell], now)
-        wait_s = max(due - now - self._tolerance_s, 0.0)
+        wait_s = due - now - self._tolerance_s
+        if wait_s < _ROUNDING:
+            wait_s = 0.0
         if wait_s <= self._wait_max_s:
             self._due[cell] = due + self._interval_s
         return wait_s

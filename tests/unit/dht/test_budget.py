@@ -1,0 +1,236 @@
+"""Budgets: strangers are served at once, forgers gain nothing, tables do not grow."""
+
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from relay.dht.budget import (
+    CREDIT_RATIO,
+    PROOF_LASTS_S,
+    PROVEN,
+    UNPROVEN,
+    Allowance,
+    Pacer,
+    SourceBudgets,
+)
+from relay.dht.node_id import Address
+from tests.support.chance import seeded
+
+SECRET = bytes(range(32))
+SOURCE = ("203.0.113.7", 6881)
+QUERY_BYTES = 100
+LIST_BYTES = 620
+"""A reply with 20 nodes; with the largest value a reply has 1452."""
+
+
+@pytest.fixture
+def budgets() -> SourceBudgets:
+    return SourceBudgets(SECRET)
+
+
+def flood(
+    budgets: SourceBudgets,
+    *,
+    per_s: float,
+    seconds: float,
+    reply_bytes: int,
+    source: Address = SOURCE,
+    start: float = 100.0,
+) -> tuple[int, int]:
+    """Send queries at an even rate; returns how many were admitted and the bytes sent back."""
+    admitted = sent = 0
+    for number in range(int(per_s * seconds)):
+        now = start + number / per_s
+        if budgets.admit(source, QUERY_BYTES, now):
+            admitted += 1
+            if budgets.charge_reply(source, reply_bytes, now):
+                sent += reply_bytes
+    return admitted, sent
+
+
+def test_a_stranger_is_served_at_once(budgets: SourceBudgets) -> None:
+    """Ten lists of nodes, or five of the largest replies, without waiting."""
+    assert flood(budgets, per_s=1000, seconds=0.010, reply_bytes=LIST_BYTES) == (10, 6200)
+    other = ("198.51.100.7", 6881)
+    _, sent = flood(budgets, per_s=1000, seconds=0.010, reply_bytes=1452, source=other)
+    assert sent >= 5 * 1452
+
+
+def test_a_stranger_who_asks_once_a_second_is_always_served(budgets: SourceBudgets) -> None:
+    assert flood(budgets, per_s=1, seconds=600, reply_bytes=LIST_BYTES) == (600, 600 * LIST_BYTES)
+
+
+@pytest.mark.parametrize("reply_bytes", [60, LIST_BYTES, 1452])
+@pytest.mark.parametrize("per_s", [0.5, 3, 20, 500])
+@pytest.mark.parametrize(
+    ("proven", "allowance"), [(False, UNPROVEN), (True, PROVEN)], ids=["stranger", "proven"]
+)
+def test_nobody_gets_more_than_the_allowance(
+    budgets: SourceBudgets, reply_bytes: int, per_s: float, proven: bool, allowance: Allowance
+) -> None:
+    seconds = 30.0
+    if proven:
+        budgets.prove(SOURCE, 100.0)
+    admitted, sent = flood(budgets, per_s=per_s, seconds=seconds, reply_bytes=reply_bytes)
+    assert admitted <= allowance.packets_burst + allowance.packets_per_s * seconds
+    earned = allowance.bytes_per_s * seconds + CREDIT_RATIO * QUERY_BYTES * admitted
+    assert sent <= allowance.bytes_burst + earned
+
+
+def test_a_forger_gains_next_to_nothing(budgets: SourceBudgets) -> None:
+    """Ten minutes of 50 queries/s in a victim's name: the victim gets a fraction of that."""
+    _, sent = flood(budgets, per_s=50, seconds=600, reply_bytes=1452)
+    received = 50 * 600 * QUERY_BYTES
+    assert sent < received / 3
+
+
+def test_what_was_not_asked_for_earns_no_credit_in_advance(budgets: SourceBudgets) -> None:
+    """Credit pays for replies already sent; it does not add up to a larger burst."""
+    for number in range(20):
+        assert budgets.admit(SOURCE, 1400, 100.0 + number)
+    sent = 0
+    while budgets.charge_reply(SOURCE, 1452, 120.0):
+        sent += 1452
+    assert sent <= UNPROVEN.bytes_burst
+
+
+def test_a_proof_gives_the_larger_budget_and_ends(budgets: SourceBudgets) -> None:
+    stranger, _ = flood(budgets, per_s=1000, seconds=0.3, reply_bytes=60)
+    budgets.prove(SOURCE, 200.0)
+    proven, _ = flood(budgets, per_s=1000, seconds=0.3, reply_bytes=60, start=200.0)
+    assert (stranger, proven) == (11, 300)
+    late = 200.0 + PROOF_LASTS_S
+    still, _ = flood(budgets, per_s=1000, seconds=0.1, reply_bytes=60, start=late - 1.0)
+    ended, _ = flood(budgets, per_s=1000, seconds=0.1, reply_bytes=60, start=late)
+    assert (still, ended) == (100, 10)
+
+
+def test_a_proof_renewed_lasts_longer(budgets: SourceBudgets) -> None:
+    budgets.prove(SOURCE, 0.0)
+    budgets.prove(SOURCE, PROOF_LASTS_S - 1.0)
+    admitted, _ = flood(budgets, per_s=1000, seconds=0.1, reply_bytes=60, start=PROOF_LASTS_S + 9)
+    assert admitted == 100
+
+
+def test_the_port_does_not_matter(budgets: SourceBudgets) -> None:
+    admitted = [budgets.admit((SOURCE[0], port), QUERY_BYTES, 100.0) for port in range(1, 31)]
+    assert admitted == [True] * 10 + [False] * 20
+
+
+@pytest.mark.parametrize(
+    "ip", ["127.0.0.1", "10.9.8.7", "172.20.0.1", "192.168.1.1", "169.254.1.1"]
+)
+def test_exempt_addresses_have_no_budget(budgets: SourceBudgets, ip: str) -> None:
+    admitted, sent = flood(budgets, per_s=10_000, seconds=0.2, reply_bytes=1452, source=(ip, 1))
+    assert (admitted, sent) == (2000, 2000 * 1452)
+    pacer = Pacer(SECRET)
+    assert [pacer.reserve(ip, 5.0) for _ in range(100)] == [0.0] * 100
+
+
+def test_sources_that_share_a_cell_share_its_budget_but_not_a_proof() -> None:
+    """One cell only, so everybody meets in it."""
+    budgets = SourceBudgets(SECRET, cells=1)
+    honest, flooder = ("203.0.113.1", 1), ("198.51.100.1", 1)
+    assert flood(budgets, per_s=1000, seconds=0.1, reply_bytes=60, source=flooder)[0] == 10
+    assert not budgets.admit(honest, QUERY_BYTES, 100.1)
+    budgets.prove(honest, 100.1)
+    assert budgets.admit(honest, QUERY_BYTES, 100.1)
+    assert not budgets.admit(flooder, QUERY_BYTES, 100.1)
+    budgets.prove(flooder, 100.1)  # the later proof counts
+    assert budgets.admit(flooder, QUERY_BYTES, 100.1)
+    assert not budgets.admit(honest, QUERY_BYTES, 100.1)
+
+
+def test_which_sources_meet_depends_on_the_secret() -> None:
+    def meets(secret: bytes) -> list[str]:
+        budgets = SourceBudgets(secret, cells=8)
+        flood(budgets, per_s=1000, seconds=0.1, reply_bytes=60)
+        others = [f"198.51.100.{host}" for host in range(1, 65)]
+        return [ip for ip in others if not budgets.admit((ip, 1), QUERY_BYTES, 100.1)]
+
+    assert meets(bytes(32)) != meets(SECRET)
+    assert meets(SECRET) == meets(SECRET)
+
+
+def forget_budget() -> Callable[[str], None]:
+    budgets = SourceBudgets(SECRET)
+
+    def touch(ip: str) -> None:
+        budgets.admit((ip, 1), QUERY_BYTES, 100.0)
+        budgets.charge_reply((ip, 1), LIST_BYTES, 100.0)
+        budgets.prove((ip, 1), 100.0)
+
+    return touch
+
+
+def forget_pace() -> Callable[[str], None]:
+    pacer = Pacer(SECRET)
+
+    def touch(ip: str) -> None:
+        pacer.reserve(ip, 100.0)
+
+    return touch
+
+
+@pytest.mark.parametrize("make", [forget_budget, forget_pace], ids=["budgets", "pacer"])
+def test_forged_sources_do_not_grow_the_tables(make: Callable[[], Callable[[str], None]]) -> None:
+    rng = seeded(1)
+
+    def forged() -> str:
+        return f"8.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(256)}"
+
+    tracemalloc.start()
+    try:
+        touch = make()
+        for _ in range(8000):  # more than any cache of address facts holds
+            touch(forged())
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(8000):
+            touch(forged())
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert before < 5_000_000
+    assert after - before < 100_000
+
+
+def test_the_pacer_lets_a_burst_go_and_then_three_a_second() -> None:
+    pacer = Pacer(SECRET)
+    assert [pacer.reserve("203.0.113.7", 10.0) for _ in range(15)] == [0.0] * 15
+    waits = [pacer.reserve("203.0.113.7", 10.0) for _ in range(3)]
+    assert waits == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert pacer.reserve("198.51.100.7", 10.0) == 0.0
+
+
+def test_the_pacer_offers_no_longer_wait_and_takes_no_place_then() -> None:
+    pacer = Pacer(SECRET, wait_max_s=0.5)
+    for _ in range(16):
+        assert pacer.reserve("203.0.113.7", 10.0) <= 0.5
+    for _ in range(1000):
+        assert pacer.reserve("203.0.113.7", 10.0) > 0.5
+    assert pacer.reserve("203.0.113.7", 10.5) <= 0.5
+
+
+def test_the_pacer_stays_below_what_libtorrent_bans() -> None:
+    """50 packets of one address in any 10 s are too many for it."""
+    pacer = Pacer(SECRET)
+    rng = seeded(2)
+    now = 10.0
+    sent = []
+    for _ in range(3000):
+        now += rng.choice([0.0, 0.01, 0.1, 1.0])
+        wait = pacer.reserve("203.0.113.7", now)
+        if wait <= 1.0:
+            sent.append(now + wait)
+    sent.sort()
+    assert len(sent) > 500
+    for index, last in enumerate(sent):
+        assert sum(1 for earlier in sent[: index + 1] if earlier > last - 10.0) < 50
+
+
+def test_the_pacer_recovers_its_burst() -> None:
+    pacer = Pacer(SECRET)
+    for _ in range(15):
+        pacer.reserve("203.0.113.7", 10.0)
+    assert [pacer.reserve("203.0.113.7", 15.1) for _ in range(15)] == [0.0] * 15
