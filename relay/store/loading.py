@@ -123,7 +123,7 @@ class Loader:
             reader, self._reader = self._reader, None
             self._bad_rows_before += reader.bad_rows
             # The disk is not asked for anything any more, so it does not matter what it says.
-            with contextlib.suppress(DatabaseFaultError):
+            with trio.CancelScope(shield=True), contextlib.suppress(DatabaseFaultError):
                 await trio.to_thread.run_sync(reader.close, limiter=self._thread)
 
     async def _read_on(self) -> None:

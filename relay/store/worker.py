@@ -253,7 +253,12 @@ class PacketStore:
             waiting = self._memory.backlog.waiting
             if waiting:
                 _log.error("%d packets could not be written to %s", waiting, self._writer.path)
-            # The last connection to close folds the log into the file; the reader's cannot.
-            await self._loader.close()
-            await self._writer.close()
+            # The last connection to close folds the log into the file, but the reader's cannot:
+            # so it comes last where nothing may be changed any more.
+            if self._writer.file_is_lost:
+                await self._writer.close()
+                await self._loader.close()
+            else:
+                await self._loader.close()
+                await self._writer.close()
         self._closed.set()

@@ -70,9 +70,9 @@ class Writer:
         self._thread = trio.CapacityLimiter(1)
 
     @property
-    def healthy(self) -> bool:
-        """Whether a commit can be waited for."""
-        return self.fault is None
+    def file_is_lost(self) -> bool:
+        """Whether the file is damaged, not ours, or taken: nothing may be changed any more."""
+        return self.fault is not None and not self.fault.heals
 
     def open(self) -> None:
         """Take the lock and open the file; what is wrong with the file becomes `fault`.
@@ -232,7 +232,7 @@ class Writer:
         if self._cache is not None:
             cache, self._cache = self._cache, None
             # The fault for which it is closed has been told; another in closing adds nothing.
-            with contextlib.suppress(DatabaseFaultError):
+            with trio.CancelScope(shield=True), contextlib.suppress(DatabaseFaultError):
                 await trio.to_thread.run_sync(cache.close, limiter=self._thread)
 
     def _note(self, fault: DatabaseFaultError) -> None:

@@ -1,0 +1,426 @@
+"""The store on disks that fail: full, damaged, foreign, read-only, taken by somebody else.
+
+Each time the same is asked for: nothing on the disk is spoiled, packets are still taken and
+served, `health` says why it is not well, and where the disk can recover the packets reach it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from relay.errors import StoreError
+from relay.pkarr.keys import PublicKey
+from relay.pkarr.packet import SeenPacket, SignedPacket
+from relay.store.worker import PacketStore
+
+NOW_US = 1_750_000_000_000_000
+DATABASE = "pkarr-relay.sqlite3"
+NOBODY = 65534
+
+
+def key(number: int) -> PublicKey:
+    return PublicKey(number.to_bytes(32, "big"))
+
+
+def packet(number: int, timestamp_us: int = 1, dns: bytes = bytes(900)) -> SeenPacket:
+    return SeenPacket(SignedPacket(key(number), bytes(64), timestamp_us, dns), NOW_US)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again sooner than the relay does: the tests have no second to wait."""
+    for module in ("writer", "loading"):
+        monkeypatch.setattr(f"relay.store.{module}.RETRY_MIN_S", 0.02)
+        monkeypatch.setattr(f"relay.store.{module}.RETRY_MAX_S", 0.1)
+
+
+@asynccontextmanager
+async def running(folder: Path, capacity: int = 10_000) -> AsyncIterator[PacketStore]:
+    store = PacketStore(folder, capacity, lambda: NOW_US)
+    store.open()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        yield store
+        with trio.fail_after(3):
+            await store.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(20):
+        while not condition():
+            await trio.testing.wait_all_tasks_blocked(0.002)
+
+
+async def loaded(store: PacketStore) -> int:
+    await until(lambda: not store.stats().loading)
+    return store.stats().packets
+
+
+async def fill(folder: Path, count: int) -> bytes:
+    """Store some packets and return the bytes of the database."""
+    async with running(folder) as store:
+        for number in range(count):
+            store.put_soon(packet(number))
+        await until(lambda: store.stats().pending == 0)
+    return (folder / DATABASE).read_bytes()
+
+
+async def assert_works_from_memory(store: PacketStore, reason: str) -> None:
+    """It takes and serves packets at once, and says what is wrong."""
+    with trio.fail_after(5):
+        assert await store.put_if_newer(packet(7001, 5)) == packet(7001, 5)
+        assert await store.put_if_newer(packet(7001, 4)) == packet(7001, 5)
+        store.put_soon(packet(7002))
+        assert await store.get(key(7001)) == packet(7001, 5)
+        assert await store.get(key(7002)) == packet(7002)
+        assert await store.get(key(7003)) is None
+    health = store.health()
+    assert not health.ok
+    assert health.reason is not None
+    assert reason in health.reason
+
+
+# ------------------------------------------------------------------------------- a full disk
+
+
+@contextmanager
+def file_size_limit(limit: int) -> Iterator[Callable[[], None]]:
+    """Refuse writes beyond `limit` bytes of a file; Python ignores the signal that goes with it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def lift() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield lift
+    finally:
+        lift()
+
+
+async def test_where_a_file_may_not_grow_it_goes_on_and_catches_up(tmp_path):
+    await fill(tmp_path, 10)
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 10
+        with file_size_limit(200_000) as lift:
+            with trio.fail_after(20):
+                for number in range(10, 1000):
+                    await store.put_if_newer(packet(number))
+            await assert_works_from_memory(store, str(tmp_path / DATABASE))
+            assert store.stats().pending > 500
+            lift()
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+        assert await store.put_if_newer(packet(1, 2)) == packet(1, 2)
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 1002
+        assert await store.get(key(1)) == packet(1, 2)
+        assert await store.get(key(999)) == packet(999)
+
+
+@contextmanager
+def small_disk(mebibytes: int) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="pkarr-full-"))
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "pkarr-full", folder], check=True
+    )
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+        folder.rmdir()
+
+
+def can_mount() -> bool:
+    """Whether this machine lets us have a disk of our own: not in an ordinary container."""
+    try:
+        with small_disk(1):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+@pytest.fixture(params=["mounted", "limited"] if can_mount() else ["limited"])
+def full_disk(request, tmp_path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Give a folder on a disk of about 1 MiB that is full, and a way to make room."""
+    if request.param == "limited":
+        with file_size_limit(4096) as lift:
+            yield tmp_path / "cache", lift
+        return
+    with small_disk(2) as folder:
+        ballast = folder / "ballast"
+        with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            file.writelines(bytes(4096) for _ in range(1024))
+        yield folder / "cache", ballast.unlink
+
+
+async def test_on_a_full_disk_it_starts_from_memory_and_catches_up(full_disk, caplog):
+    folder, make_room = full_disk
+    async with running(folder) as store:
+        await assert_works_from_memory(store, str(folder))
+        assert len([entry for entry in caplog.records if entry.levelno >= logging.ERROR]) == 1
+        make_room()
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+        assert not await loaded(store) < 2
+    async with running(folder) as store:
+        assert await loaded(store) == 2
+        assert await store.get(key(7001)) == packet(7001, 5)
+
+
+async def test_a_full_disk_while_closing_does_not_hold_it_up(tmp_path, caplog):
+    async with running(tmp_path) as store:
+        await loaded(store)
+        with file_size_limit(4096):
+            await store.put_if_newer(packet(1))
+            with trio.fail_after(2):
+                await store.close()
+    assert "1 packets could not be written" in caplog.text
+
+
+# ------------------------------------------------------- damaged, foreign, of another version
+
+
+def is_text(file: Path) -> None:
+    file.write_text("my notes\n" * 100)
+
+
+def is_another_programs(file: Path) -> None:
+    connection = sqlite3.connect(file)
+    connection.executescript("CREATE TABLE bookmarks (url); INSERT INTO bookmarks VALUES ('x')")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        (is_text, "is not a SQLite database"),
+        (is_another_programs, "is a SQLite database of another program (tables: bookmarks)"),
+    ],
+)
+async def test_a_file_that_is_not_ours_is_left_alone(tmp_path, caplog, prepare, reason):
+    file = tmp_path / DATABASE
+    prepare(file)
+    before = file.read_bytes()
+    async with running(tmp_path) as store:
+        await assert_works_from_memory(store, reason)
+        assert store.stats().pending == 0, "nothing waits for a disk that will not come"
+        store.save_nodes([(bytes(20), "192.0.2.1", 6881)])
+    assert file.read_bytes() == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {DATABASE, "pkarr-relay.lock"}
+    assert reason in caplog.text
+    assert "nothing in it is changed" in caplog.text
+
+
+async def test_a_file_damaged_in_the_middle_is_noticed_and_left_as_it_is(tmp_path):
+    octets = bytearray(await fill(tmp_path, 2000))
+    third = len(octets) // 3 // 4096 * 4096
+    octets[third : 2 * third] = b"\xee" * third
+    file = tmp_path / DATABASE
+    file.write_bytes(octets)
+    async with running(tmp_path) as store:
+        await until(lambda: not store.health().ok)
+        await assert_works_from_memory(store, "is damaged")
+        await until(lambda: store.stats().pending == 0)
+    assert file.read_bytes() == octets, "not even the log was folded into it"
+
+
+async def test_a_file_cut_short_is_left_as_it_is(tmp_path):
+    octets = await fill(tmp_path, 2000)
+    file = tmp_path / DATABASE
+    file.write_bytes(octets[: len(octets) // 2 // 4096 * 4096])
+    before = file.read_bytes()
+    async with running(tmp_path) as store:
+        await until(lambda: not store.health().ok)
+        await assert_works_from_memory(store, "is damaged")
+    assert file.read_bytes() == before
+
+
+async def test_a_damaged_log_costs_what_was_in_it_alone(tmp_path):
+    """SQLite ignores a log from the first frame on whose checksum is wrong."""
+    await fill(tmp_path, 10)
+    (tmp_path / (DATABASE + "-wal")).write_bytes(os.urandom(100_000))
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 10
+        assert store.health().ok
+
+
+# ---------------------------------------------------------------------------------- read-only
+
+
+@pytest.fixture
+def as_nobody(tmp_path) -> Iterator[Path]:
+    """Give a folder, and run without the right of root to write whatever it likes."""
+    folder = Path(tempfile.mkdtemp(prefix="pkarr-read-only-"))
+    owner = os.geteuid()
+    if owner == 0:
+        os.chown(folder, NOBODY, -1)
+        os.seteuid(NOBODY)
+    try:
+        yield folder
+    finally:
+        os.seteuid(owner)
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+async def test_a_read_only_folder_is_read_and_written_when_it_can_be(as_nobody):
+    before = await fill(as_nobody, 50)
+    as_nobody.chmod(0o500)
+    async with running(as_nobody) as store:
+        assert await loaded(store) == 50
+        await assert_works_from_memory(store, str(as_nobody))
+        assert (as_nobody / DATABASE).read_bytes() == before
+        as_nobody.chmod(0o700)
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+        assert await store.put_if_newer(packet(1, 3)) == packet(1, 3)
+    async with running(as_nobody) as store:
+        assert await loaded(store) == 52
+        assert await store.get(key(1)) == packet(1, 3)
+
+
+async def test_a_read_only_file_is_read_and_written_when_it_can_be(as_nobody):
+    before = await fill(as_nobody, 50)
+    file = as_nobody / DATABASE
+    file.chmod(0o400)
+    async with running(as_nobody) as store:
+        assert await loaded(store) == 50
+        await assert_works_from_memory(store, str(file))
+        assert file.read_bytes() == before
+        file.chmod(0o600)
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+    async with running(as_nobody) as store:
+        assert await loaded(store) == 52
+
+
+async def test_a_folder_that_cannot_be_made_is_made_when_it_can_be(as_nobody):
+    as_nobody.chmod(0o500)
+    folder = as_nobody / "cache"
+    async with running(folder) as store:
+        await assert_works_from_memory(store, str(folder))
+        as_nobody.chmod(0o700)
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+    async with running(folder) as store:
+        assert await loaded(store) == 2
+
+
+@pytest.fixture
+def unmounted(tmp_path) -> tuple[Path, Callable[[Path], object]]:
+    """Give a cache folder that is not there, and a way to put a folder in its place at once."""
+    volume = tmp_path / "volume"
+    (tmp_path / "cache").symlink_to(volume)
+    return tmp_path / "cache", lambda folder: folder.rename(volume)
+
+
+async def test_a_database_that_appears_later_is_not_downgraded(unmounted, tmp_path):
+    """As when a volume is mounted late: the disk holds newer packets than memory."""
+    folder, mount = unmounted
+    await fill(tmp_path / "elsewhere", 5)
+    async with running(tmp_path / "elsewhere") as store:
+        await store.put_if_newer(packet(1, 9))
+    async with running(folder) as store:
+        await store.put_if_newer(packet(1, 8))
+        await store.put_if_newer(packet(2, 8))
+        await assert_works_from_memory(store, str(folder))
+        mount(tmp_path / "elsewhere")
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+        assert await loaded(store) == 7
+        assert await store.get(key(1)) == packet(1, 9)
+    async with running(folder) as store:
+        assert await store.get(key(1)) == packet(1, 9)
+        assert await store.get(key(2)) == packet(2, 8)
+
+
+# ----------------------------------------------------------------------------- somebody else's
+
+HOLDER = """
+import fcntl, os, sys
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+file.write(str(os.getpid()))
+file.flush()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another_process(folder: Path) -> Iterator[int]:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, folder / "pkarr-relay.lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield process.pid
+
+
+async def test_a_folder_in_use_is_refused(tmp_path):
+    await fill(tmp_path, 1)
+    with held_by_another_process(tmp_path) as holder:
+        with pytest.raises(StoreError) as refusal:
+            PacketStore(tmp_path, 10, lambda: NOW_US).open()
+        assert str(refusal.value) == (
+            f"another relay (process {holder}) is using the cache folder {tmp_path}"
+        )
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 1
+
+
+async def test_a_folder_taken_while_it_could_not_be_used_is_left_to_the_other(unmounted, tmp_path):
+    folder, mount = unmounted
+    (tmp_path / "elsewhere").mkdir()
+    with held_by_another_process(tmp_path / "elsewhere"):
+        async with running(folder) as store:
+            await store.put_if_newer(packet(1))
+            mount(tmp_path / "elsewhere")
+            await until(lambda: "another relay" in str(store.health().reason))
+            await assert_works_from_memory(store, "is using the cache folder")
+    assert not (folder / DATABASE).exists()
+
+
+async def test_a_person_with_the_database_open_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("relay.store.database._BUSY_TIMEOUT_S", 0.01)
+    async with running(tmp_path) as store:
+        await loaded(store)
+        shell = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
+        shell.execute("BEGIN IMMEDIATE")
+        await store.put_if_newer(packet(1))
+        await assert_works_from_memory(store, "another program keeps it locked")
+        shell.execute("COMMIT")
+        shell.close()
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 3
+
+
+async def test_a_database_deleted_under_it_is_made_anew_with_all_packets(tmp_path, monkeypatch):
+    monkeypatch.setattr("relay.store.database._BUSY_TIMEOUT_S", 0.01)
+    await fill(tmp_path, 20)
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 20
+        shell = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
+        shell.execute("BEGIN IMMEDIATE")
+        await store.put_if_newer(packet(1, 2))
+        assert not store.health().ok
+        shell.execute("COMMIT")
+        shell.close()
+        for suffix in ("", "-wal", "-shm"):
+            (tmp_path / (DATABASE + suffix)).unlink(missing_ok=True)
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 20
+        assert await store.get(key(1)) == packet(1, 2)
