@@ -222,7 +222,7 @@ class Responder:
         self._items.put_mutable(item)
 
     def _nodes(self, target: bytes) -> _Values:
-        return {b"nodes": krpc.pack_nodes(self._table.closest(target, K))}
+        return {b"nodes": self._table.closest_compact(target, K)}
 
     def _check_token(self, token: bytes, source: Address, now: float) -> None:
         if not self._tokens.valid(token, source, now):

@@ -21,6 +21,7 @@ Sans-IO: callers pass `now`, in monotonic seconds.
 from typing import Final
 
 from relay._kernels import IdTable, bucket_index
+from relay.dht import krpc
 from relay.dht.node_id import Address, NodeInfo, ip_octets, is_exempt
 
 K: Final = 20
@@ -36,12 +37,16 @@ _BUCKETS: Final = 160
 
 
 class _Entry:
-    """A node in the table. `slot` is its number in the table of identifiers."""
+    """A node in the table, and how it is spelled in answers (`compact`).
 
-    __slots__ = ("bucket", "network", "node", "seen", "slot")
+    `slot` is its number in the table of identifiers, `network` its /24 unless it is exempt.
+    """
+
+    __slots__ = ("bucket", "compact", "network", "node", "seen", "slot")
 
     def __init__(self, node: NodeInfo, bucket: int, seen: float) -> None:
         self.node = node
+        self.compact = krpc.pack_nodes((node,))
         self.bucket = bucket
         self.seen = seen
         self.slot = -1
@@ -94,6 +99,14 @@ class RoutingTable:
         """
         by_slot = self._by_slot
         return [by_slot[slot].node for slot in self._ids.closest(target, count)]
+
+    def closest_compact(self, target: bytes, count: int = K) -> bytes:
+        """Return `closest` as compact node info, 26 bytes each (`krpc.pack_nodes`).
+
+        The spelling of a node is kept, because every `find_node` and `get` asks for twenty.
+        """
+        by_slot = self._by_slot
+        return b"".join([by_slot[slot].compact for slot in self._ids.closest(target, count)])
 
     def add(self, node: NodeInfo, now: float) -> bool:
         """Enter a node that has just answered us, or note that a known one has.

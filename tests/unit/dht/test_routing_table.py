@@ -2,6 +2,7 @@
 
 import pytest
 
+from relay.dht import krpc
 from relay.dht.node_id import NodeInfo, secure_id
 from relay.dht.routing_table import STALE_AFTER_S, K, RoutingTable
 from tests.support.chance import seeded
@@ -121,6 +122,8 @@ def test_secure_nodes_are_named_first_then_the_closest() -> None:
     assert set(named[:2]) == set(secure)
     assert table.closest(target, 3) == named[:3]
     assert table.closest(named[1].id, 1) == [named[1]]
+    assert krpc.unpack_nodes(table.closest_compact(target)) == named
+    assert krpc.unpack_nodes(table.closest_compact(target, 3)) == named[:3]
 
 
 def test_remove() -> None:
