@@ -15,7 +15,6 @@ keeps a small cache. The first acceptable answer of any of them is the answer.
 from __future__ import annotations
 
 import ssl
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
+from relay.clock import wall_clock_us
 from relay.errors import (
     InvalidItemError,
     LookupFailedError,
@@ -49,11 +49,6 @@ TTL_MAX_S: Final = 86_400
 """The reference client's bounds of a cached packet's life."""
 
 _Ask = Callable[[], Awaitable[SeenPacket | None]]
-
-
-def _wall_clock_us() -> int:
-    """A program that uses a client runs no server, whose clock would be the place to ask."""
-    return time.time_ns() // 1000
 
 
 class Client:
@@ -111,7 +106,7 @@ class Client:
         ttl_min_s: int = TTL_MIN_S,
         ttl_max_s: int = TTL_MAX_S,
         ssl_context: ssl.SSLContext | None = None,
-        wall_clock_us: Callable[[], int] = _wall_clock_us,
+        wall_clock_us: Callable[[], int] = wall_clock_us,
     ) -> None:
         self._relays = [
             RemoteRelay(

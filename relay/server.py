@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from relay import __version__, _kernels
+from relay.clock import wall_clock_us
 from relay.http.listener import open_listeners
 
 if TYPE_CHECKING:
@@ -260,8 +260,3 @@ def _dht_facts(driver: DhtDriver) -> dict[str, object]:
 
 def _dht_trouble(driver: DhtDriver) -> str | None:
     return None if driver.node.bootstrapped else "no DHT node has answered yet"
-
-
-def wall_clock_us() -> int:
-    """Return microseconds since 1970. The only place that reads the wall clock."""
-    return time.time_ns() // 1000
