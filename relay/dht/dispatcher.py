@@ -217,7 +217,6 @@ class Dispatcher:
                 continue
             ready.popleft()
             operation.queued = False
-            self._settle(operation, now)
         self._pumping = False
 
     def _requeue(self, operation: Operation, now: float) -> None:
@@ -240,6 +239,7 @@ class Dispatcher:
         if wait_s > PACING_WAIT_MAX_S:
             self._counters.dropped_pacing += 1
             operation.on_dead(contact)
+            self._settle(operation, now)
             return
         operation.on_sent(contact, suspect=self._silences.suspect(contact.address, now))
         if wait_s <= 0:

@@ -20,7 +20,7 @@ Sans-IO; the dispatcher calls (see `operations`).
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Final
 
 from relay.dht import krpc
@@ -44,6 +44,10 @@ _SEEN_MAX: Final = 2048
 """Named nodes that are recognised at a glance; others are looked at again, no harm done."""
 _WORTH_HAVING: Final = (b"nodes", b"token", b"v", b"values")
 """An answer with none of these is of no use to any look-up."""
+_NEW: Final = State.NEW  # enum members are slow to look up, and these are looked at most
+_WAITING: Final = State.WAITING
+_RESPONDED: Final = State.RESPONDED
+
 _INSECURE: Final = 1 << 160
 """Added to the rank of insecure identifiers, beyond every distance."""
 
@@ -70,6 +74,7 @@ class Lookup(Operation):
         "_row",
         "_seeds",
         "_seen",
+        "_stirred",
         "collector",
         "invalid",
         "on_found",
@@ -104,6 +109,7 @@ class Lookup(Operation):
         self._row: list[Contact] = []
         self._ranks: list[int] = []  # of the contacts in the row, for bisection
         self._seeds: list[Contact] = []
+        self._stirred = False  # whether there may be somebody new to ask
         self._by_address: dict[Address, Contact] = {}
         self._by_machine: dict[tuple[str, int], Contact] = {}
         self._seen: set[bytes] = set()  # compact node infos that need no second look
@@ -133,6 +139,7 @@ class Lookup(Operation):
             seed = Contact(address)
             self._by_address[address] = seed
             self._seeds.append(seed)
+            self._stirred = True
 
     def _learn(self, packed: bytes, source: Address) -> None:
         """Enter the nodes that `source` named."""
@@ -152,14 +159,21 @@ class Lookup(Operation):
 
     def next_contact(self) -> Contact | None:
         """See `Operation`."""
-        if self.sent >= QUERIES_MAX:
+        if not self._stirred or self.sent >= QUERIES_MAX:
             return None
         for contact in self._seeds:
-            if contact.state is State.NEW:
+            if contact.state is _NEW:
                 return contact
-        for contact in self._front():
-            if contact.state is State.NEW:
+        live = 0
+        for contact in self._row:
+            state = contact.state
+            if state is _NEW:
                 return contact
+            if state is _RESPONDED or state is _WAITING:
+                live += 1
+                if live == K:
+                    break
+        self._stirred = False
         return None
 
     def query_for(self, contact: Contact) -> QueryTemplate:
@@ -169,14 +183,14 @@ class Lookup(Operation):
     def settled(self) -> bool:
         """See `Operation`."""
         live = 0
-        for contact in self._front():
-            if contact.state is State.WAITING:
+        for contact in self._row:
+            state = contact.state
+            if state is _WAITING or (state is _NEW and self.sent < QUERIES_MAX):
                 return False
-            if contact.state is State.NEW and self.sent < QUERIES_MAX:
-                return False
-            live += 1
-        if live >= K:
-            return True
+            if state is _RESPONDED or state is _NEW:
+                live += 1
+                if live == K:
+                    return True
         # Few nodes are alive: the slow ones and the seeds are worth waiting for. When nobody at
         # all has answered, even the late ones are all there is to hope for.
         if self.waiting or (self.late and not self.responded):
@@ -239,15 +253,10 @@ class Lookup(Operation):
 
     # How it works.
 
-    def _front(self) -> Iterator[Contact]:
-        live = 0
-        for contact in self._row:
-            state = contact.state
-            if state is State.RESPONDED or state is State.NEW or state is State.WAITING:
-                yield contact
-                live += 1
-                if live == K:
-                    return
+    def _enter(self, contact: Contact, state: State) -> None:
+        super()._enter(contact, state)
+        if state is not _WAITING and state is not _RESPONDED:
+            self._stirred = True  # the contact has left the front: another one moves up
 
     def _rank(self, node: NodeInfo) -> int:
         rank = int.from_bytes(node.id, "big") ^ self._centre
@@ -284,6 +293,7 @@ class Lookup(Operation):
             return False
         self._ranks.insert(at, contact.rank)
         self._row.insert(at, contact)
+        self._stirred = True
         return True
 
     def _remove(self, contact: Contact) -> None:
@@ -291,6 +301,7 @@ class Lookup(Operation):
         if at < len(self._row) and self._row[at] is contact:
             del self._ranks[at]
             del self._row[at]
+            self._stirred = True
 
     def _move(self, contact: Contact, node_id: bytes, rank: int) -> None:
         self._remove(contact)

@@ -8,6 +8,7 @@ what the receive buffer holds, and nothing has to queue.
 
 from abc import ABC, abstractmethod
 from enum import IntEnum
+from typing import Final
 
 from relay.dht.krpc import ErrorReply, QueryTemplate, Response
 from relay.dht.node_id import Address
@@ -28,6 +29,11 @@ class State(IntEnum):
     RESPONDED = 4
     REFUSED = 5
     DEAD = 6
+
+
+_WAITING: Final = State.WAITING  # enum members are slow to look up
+_SLOW: Final = State.SLOW
+_LATE: Final = State.LATE
 
 
 class Contact:
@@ -112,12 +118,12 @@ class Operation(ABC):
     def _enter(self, contact: Contact, state: State) -> None:
         """Change a contact's state, and the counts with it."""
         left = contact.state
-        if left is State.WAITING or left is State.SLOW:
+        if left is _WAITING or left is _SLOW:
             self.waiting -= 1
-        elif left is State.LATE:
+        elif left is _LATE:
             self.late -= 1
-        if state is State.WAITING or state is State.SLOW:
+        if state is _WAITING or state is _SLOW:
             self.waiting += 1
-        elif state is State.LATE:
+        elif state is _LATE:
             self.late += 1
         contact.state = state
