@@ -2,11 +2,12 @@
 
 Expected in `RelayService.stats()`; whatever is missing is shown as unknown:
 
-    version, uptime_s, requests {kind: {status: n}}, connections {open: n, ...}
+    version, uptime_s
+    http:  requests {kind: {status: n}}, connections {open: n, ...}
     cache: packets, capacity, hits, misses, evictions
     dht:   node_id, local_address, public_address, server_mode, firewalled, table_size,
            size_estimate, size_deviation (a ratio), queries_in, queries_out, timeouts,
-           dropped
+           dropped_...
 
 Source: design/protocol.md, section 4.6, for those of the reference; issue 3, section 6.
 """
@@ -55,14 +56,14 @@ class Overview:
 
 def overview(stats: Mapping[str, Any]) -> Overview:
     """Choose and word the figures of `stats`."""
-    cache, dht = stats.get("cache") or {}, stats.get("dht") or {}
+    cache, dht, http = (stats.get(part) or {} for part in ("cache", "dht", "http"))
     return Overview(
         version=str(stats.get("version", MISSING)),
         uptime=span(stats.get("uptime_s")),
         cache=_cache_figures(cache),
         cache_meter=_meter(cache),
         dht=_dht_figures(dht),
-        http=_http_figures(stats),
+        http=_http_figures(http),
     )
 
 
@@ -122,16 +123,16 @@ def _dht_figures(dht: Mapping[str, Any]) -> tuple[Figure, ...]:
         Figure("Queries sent", count(dht.get("queries_out"))),
         Figure("Queries received", count(dht.get("queries_in"))),
         Figure("Time-outs", count(dht.get("timeouts"))),
-        Figure("Dropped", count(dht.get("dropped")), "over budget or malformed"),
+        Figure("Dropped", count(_dropped(dht)), "over budget or malformed"),
         Figure("Node id", str(dht.get("node_id", MISSING))),
     )
 
 
-def _http_figures(stats: Mapping[str, Any]) -> tuple[Figure, ...]:
-    requests: Mapping[str, Mapping[str, int]] = stats.get("requests") or {}
+def _http_figures(http: Mapping[str, Any]) -> tuple[Figure, ...]:
+    requests: Mapping[str, Mapping[str, int]] = http.get("requests") or {}
     totals = {kind: sum(statuses.values()) for kind, statuses in requests.items()}
     limited = sum(statuses.get("429", 0) for statuses in requests.values())
-    connections: Mapping[str, int] = stats.get("connections") or {}
+    connections: Mapping[str, int] = http.get("connections") or {}
     return (
         Figure("Requests", count(sum(totals.values()))),
         Figure("Packets read", count(totals.get("get", 0) + totals.get("head", 0))),
@@ -145,6 +146,11 @@ def _size(dht: Mapping[str, Any]) -> str:
     deviation = dht.get("size_deviation")
     text = count(dht.get("size_estimate"))
     return f"{text} ± {100 * deviation:.2f} %" if isinstance(deviation, int | float) else text
+
+
+def _dropped(dht: Mapping[str, Any]) -> int | None:
+    reasons = [value for name, value in dht.items() if name.startswith("dropped_")]
+    return sum(reasons) if reasons else None
 
 
 def _port(address: object) -> str:

@@ -27,6 +27,26 @@ from tests.support.packets import Author
 
 LOOPBACK = HttpConfig(bind=("127.0.0.1",), port=0)
 STORED = 11
+STATS: dict[str, object] = {
+    "version": "1.2.3",
+    "uptime_s": 93_784.5,
+    "cache": {"packets": 250, "capacity": 1000, "hits": 3, "misses": 1, "evictions": 0},
+    "dht": {
+        "node_id": "3f" * 20,
+        "local_address": "0.0.0.0:6881",
+        "public_address": "203.0.113.77:7001",
+        "firewalled": False,
+        "server_mode": True,
+        "table_size": 214,
+        "size_estimate": 10_234_567.8,
+        "size_deviation": 0.0412,
+        "queries_in": 88_123,
+        "queries_out": 1_200_456,
+        "timeouts": 31_234,
+        "dropped_budget": 5,
+    },
+}
+"""What a relay that has run for a day could say."""
 
 
 @dataclass
@@ -130,7 +150,7 @@ class World:
             ttl_max_s=86_400,
             serve_stale_s=serve_stale_s,
             wall_clock_us=lambda: self.now_us,
-            facts=lambda: {**self.counters.snapshot(), **stats()},
+            facts=lambda: {"http": self.counters.snapshot(), **stats()},
             troubles=troubles,
         )
         self.app: App = create_app(

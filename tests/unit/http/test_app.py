@@ -295,7 +295,7 @@ async def test_stats_count_requests_by_kind_and_status(world: World) -> None:
     await world.request("BREW", "/abc")
     reply = await world.request("GET", "/stats")
     assert reply.headers["content-type"] == "application/json"
-    assert reply.json()["requests"] == {
+    assert reply.json()["http"]["requests"] == {
         "get": {"200": 1, "400": 1},
         "packet": {"405": 1},
         "put": {"204": 1},

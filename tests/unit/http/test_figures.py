@@ -7,8 +7,10 @@ from relay.http.figures import MISSING, count, overview, span
 STATS = {
     "version": "1.2.3",
     "uptime_s": 93_784.5,
-    "requests": {"get": {"200": 5, "429": 2}, "put": {"204": 3, "429": 1}},
-    "connections": {"open": 4},
+    "http": {
+        "requests": {"get": {"200": 5, "429": 2}, "put": {"204": 3, "429": 1}},
+        "connections": {"open": 4},
+    },
     "cache": {"packets": 250, "capacity": 1000, "hits": 3, "misses": 1, "evictions": 0},
     "dht": {
         "local_address": "0.0.0.0:6881",
@@ -17,6 +19,8 @@ STATS = {
         "server_mode": False,
         "size_estimate": 12_345_678.0,
         "size_deviation": 0.0412,
+        "dropped_budget": 2,
+        "dropped_malformed": 3,
     },
 }
 
@@ -54,6 +58,7 @@ def test_overview() -> None:
     assert figures["Hit rate"] == "75.0 %"
     assert figures["Size estimate"] == "12.3M ± 4.12 %"
     assert (figures["Node port"], figures["Firewalled"]) == ("6881", "yes")
+    assert figures["Dropped"] == "5"
     assert (figures["Requests"], figures["Rate-limited"]) == ("11", "3")
 
 
