@@ -108,7 +108,7 @@ def _find_python(version: str) -> str | None:
 def _tree_as_installed(name: str, speedups: Path = ROOT / "_speedups") -> Path:
     """Return a folder where _speedups lies inside relay, as it does once it is installed.
 
-    mypy knows nothing of setuptools' package-dir; neither does an import from a bare folder.
+    mypy knows nothing of setuptools' package-dir, nor does an import from a bare folder.
     """
     tree = ROOT / "build" / name
     shutil.rmtree(tree, ignore_errors=True)
@@ -121,12 +121,12 @@ def _tree_as_installed(name: str, speedups: Path = ROOT / "_speedups") -> Path:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check form: ruff, cython-lint, and who may import whom."""
+    """Check form: ruff, cython-lint, and the house's own rules, such as who may import whom."""
     environment = Environment(session)
     environment.run("ruff", "check", ".")
     environment.run("ruff", "format", "--check", ".")
     environment.run("cython-lint", "_speedups")
-    environment.run("lint-imports")
+    environment.run("pytest", "--quiet", "tests/test_house.py")
 
 
 @nox.session

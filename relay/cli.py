@@ -25,8 +25,6 @@ from relay.errors import ConfigError, StartupError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relay.config import Config
-
 _log = logging.getLogger(__name__)
 
 
@@ -104,17 +102,13 @@ def _run(arguments: argparse.Namespace) -> int:
     testnet: bool = arguments.testnet
     config = testnet_config() if testnet else load_config(arguments.config, os.environ)
     complaints = logs.configure(arguments.tracing_env_filter, os.environ, arguments.log_format)
-    _report(config, complaints)
+    for complaint in complaints:
+        _log.warning("%s", complaint)
+    _log.debug("configuration: %r", config)
     _require_kernels()
     from relay import server  # late: it brings Trio, and --help must not wait for that
 
     return server.run(config, testnet=testnet)
-
-
-def _report(config: Config, complaints: Sequence[str]) -> None:
-    for warning in (*complaints, *config.warnings):
-        _log.warning("%s", warning)
-    _log.debug("configuration: %r", config)
 
 
 def _require_kernels() -> None:

@@ -43,14 +43,16 @@ _LEVEL_NAMES: Final[Mapping[int, str]] = {
     logging.WARNING: "WARN",
     logging.CRITICAL: "ERROR",
 }
-_LOGGERS_OF_TARGET: Final[Mapping[str, tuple[str, ...]]] = {
-    "pkarr_relay": ("relay", "pkarr_relay"),
-    "pkarr": ("relay.pkarr",),
-    "mainline": ("relay.dht", "relay.net"),
-    "tower_http": ("relay.http",),
-    "relay": ("relay", "pkarr_relay"),
+_ROOTS: Final = ("relay", "pkarr_relay")
+"""Our loggers are named after their modules, or after the program."""
+_ROOMS_OF_TARGET: Final[Mapping[str, tuple[str, ...]]] = {
+    "pkarr_relay": ("",),
+    "relay": ("",),
+    "pkarr": (".pkarr",),
+    "mainline": (".dht", ".net"),
+    "tower_http": (".http",),
 }
-"""Targets of the reference's log, and which of our loggers say such things."""
+"""Targets of the reference's log, and which of our rooms say such things."""
 _PLAIN_LOGGERS: Final = frozenset({"relay", "relay.cli", "relay.server"})
 """They speak for the program as a whole: shown as ``pkarr_relay`` alone."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -108,7 +110,7 @@ def parse_filter(text: str) -> tuple[dict[str, int], list[str]]:
             levels[""] = level
         elif level is not None and _TARGET.fullmatch(target):
             levels.update(dict.fromkeys(_logger_names(target), level))
-        elif _TARGET.fullmatch(piece) and re.split("::|[.]", piece)[0] in _LOGGERS_OF_TARGET:
+        elif _TARGET.fullmatch(piece) and re.split("::|[.]", piece)[0] in _ROOMS_OF_TARGET:
             # A target without a level: everything it says.
             levels.update(dict.fromkeys(_logger_names(piece), TRACE))
         else:
@@ -121,7 +123,9 @@ def parse_filter(text: str) -> tuple[dict[str, int], list[str]]:
 
 def _logger_names(target: str) -> list[str]:
     first, *rest = re.split("::|[.]", target)
-    return [".".join([name, *rest]) for name in _LOGGERS_OF_TARGET.get(first, (first,))]
+    rooms = _ROOMS_OF_TARGET.get(first)
+    names = [first] if rooms is None else [root + room for root in _ROOTS for room in rooms]
+    return [".".join([name, *rest]) for name in names]
 
 
 class TextFormatter(logging.Formatter):

@@ -159,13 +159,10 @@ def test_check_config(
     assert list(tmp_path.iterdir()) == [config_file]
 
 
-def test_warnings_and_the_filters_faults_are_logged(
-    runs: Runs, config_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["-c", str(config_file), "-t", "warn,x y"]) == 0
-    first, second = capsys.readouterr().err.splitlines()
-    assert 'WARN pkarr_relay: log filter: "x y" is ignored' in first
-    assert f"WARN pkarr_relay: {config_file}, line 3: unknown key http.host" in second
+def test_the_filters_faults_are_logged(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["-t", "warn,x y"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'WARN pkarr_relay: log filter: "x y" is ignored' in line
     assert len(runs) == 1
 
 

@@ -17,6 +17,7 @@ LOGGERS = (
     "relay.server",
     "relay.store",
     "relay.http.app",
+    "pkarr_relay.http",
     "relay.dht.node",
     "relay.net.udp",
     "pkarr_relay",
@@ -85,7 +86,8 @@ OURS = tuple(name for name in LOGGERS if name != "hypercorn.error")
         ("pkarr_relay", all_at("trace", *OURS) | {"hypercorn.error warn"}),
         (
             "off,tower_http=debug",
-            all_at("off", *LOGGERS) - {"relay.http.app off"} | {"relay.http.app debug"},
+            all_at("off", *LOGGERS) - all_at("off", "relay.http.app", "pkarr_relay.http")
+            | all_at("debug", "relay.http.app", "pkarr_relay.http"),
         ),
         (
             "info,pkarr_relay::store=debug",
@@ -124,13 +126,13 @@ def test_a_line_looks_like_the_references() -> None:
     stream = written()
     logging.getLogger("pkarr_relay").info("Running on %s", "0.0.0.0:1")
     logging.getLogger("relay.server").warning("x")
-    logging.getLogger("relay.http.app").error("y")
+    logging.getLogger("pkarr_relay.http").error("y")
     logging.getLogger("hypercorn.error").critical("z")
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
     first, second, third, fourth = stream.getvalue().splitlines()
     assert re.fullmatch(f"{stamp}  INFO pkarr_relay: Running on 0\\.0\\.0\\.0:1", first)
     assert re.fullmatch(f"{stamp}  WARN pkarr_relay: x", second)
-    assert re.fullmatch(f"{stamp} ERROR pkarr_relay::http::app: y", third)
+    assert re.fullmatch(f"{stamp} ERROR pkarr_relay::http: y", third)
     assert re.fullmatch(f"{stamp} ERROR hypercorn::error: z", fourth)
 
 
