@@ -80,7 +80,12 @@ class ClientRules:
         return self._client(address, judged=address)
 
     def peer_key(self, peer: str | None) -> Hashable | None:
-        """Return what connections are counted by, or None for a peer without a limit."""
+        """Return what connections are counted by, or None for a peer without a limit.
+
+        Behind a proxy that is not named every peer may be that proxy, so none has one.
+        """
+        if self.behind_proxy and not self.trusted_proxies:
+            return None
         address = None if peer is None else parse_address(peer)
         if address is None or _within(address, (*self.trusted_proxies, *self.exempt)):
             return None

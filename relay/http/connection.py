@@ -90,7 +90,7 @@ class _Requests:
         self, app: Application, config: object, scope: Scope, send: Send
     ) -> Callable[[Message], Awaitable[None]]:
         """Start the application on a request; return where its body goes."""
-        exchange = Exchange(send, trio.current_time())
+        exchange = Exchange(send)
         self.open.add(exchange)
         self.served += 1
         self._nursery.start_soon(self._run, app, scope, exchange, send)
@@ -103,8 +103,7 @@ class _Requests:
     def give_up(self) -> None:
         """Cancel what can no longer be answered."""
         for exchange in self.open:
-            if not exchange.complete:
-                exchange.scope.cancel()
+            exchange.abandon()
 
     async def _run(self, app: Application, scope: Scope, exchange: Exchange, send: Send) -> None:
         try:

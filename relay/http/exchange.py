@@ -25,9 +25,8 @@ class Exchange:
     nothing is looked up for nobody; once the answer is complete there is nothing to cancel.
     """
 
-    def __init__(self, send: Send, now: float) -> None:
+    def __init__(self, send: Send) -> None:
         self.scope = trio.CancelScope()
-        self.started_at: Final = now
         self.answering_since: float | None = None
         """When the first byte of the answer was sent, monotonic seconds; None: not yet."""
         self.complete = False
@@ -41,13 +40,18 @@ class Exchange:
     async def put(self, message: Message) -> None:
         """Take what the client sent; called by the protocol, never waits."""
         if message["type"] == "http.disconnect":
-            self.client_gone = True
-            if not self.complete:
-                self.scope.cancel()
+            self.abandon()
         else:
             room = UNREAD_BYTES_MAX - len(self._unread)
             self._unread += message["body"][:room]
             self._body_ended = not message["more_body"]
+        self._news.set()
+
+    def abandon(self) -> None:
+        """Nobody can be answered any more: cancel what has not been."""
+        self.client_gone = True
+        if not self.complete:
+            self.scope.cancel()
         self._news.set()
 
     async def receive(self) -> Message:

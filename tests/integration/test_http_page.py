@@ -99,6 +99,10 @@ async def test_records_are_shown_escaped(world: World) -> None:
             "This is not a public key: Invalid PublicKey length, expected 32 bytes but got: 1.",
         ),
         ('"><script>alert(1)</script>', "&lt;script&gt;alert(1)&lt;/script&gt;"),
+        (
+            "\udcff\x00".encode("utf-8", "surrogatepass").decode("latin-1"),
+            "This is not a public key",
+        ),
         ("x" * 5000, "This is not a public key"),
         (str(Keypair.from_seed(bytes(32)).public_key), "Nobody has published a packet"),
         (f"https://{ALICE.public_key}/path", "203.0.113.9"),

@@ -385,11 +385,21 @@ async def test_errors_of_the_application_end_one_request_only(
             assert [await client.status() for _ in range(2)] == [500, 200]
 
 
-async def test_random_bytes_are_survived(world: World) -> None:
+async def test_a_body_that_breaks_off_its_framing(world: World) -> None:
+    head = f"PUT /{ALICE.key} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    async with world.serving() as port, connected(port) as client:
+        await client.send(head + b"5\r\nhello\r\nnonsense\r\n")
+        assert await client.status() == 400
+        assert await client.ended()
+
+
+async def test_random_bytes_are_survived(world: World, caplog: pytest.LogCaptureFixture) -> None:
     chance = random.Random(20_261_122)  # noqa: S311  # the same bytes in every run
+    put = f"PUT /{ALICE.key} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    sample = GET + put + b"5\r\nhello\r\n0\r\n\r\n" + GET
     async with world.serving(deadlines=QUICK) as port:
-        for _ in range(60):
-            data = bytearray(GET * 2)
+        for _ in range(150):
+            data = bytearray(sample)
             for _ in range(chance.randrange(1, 6)):
                 data[chance.randrange(len(data))] = chance.randrange(256)
             async with connected(port) as client:
@@ -399,3 +409,4 @@ async def test_random_bytes_are_survived(world: World) -> None:
         async with connected(port) as client:
             await client.send(GET)
             assert await client.status() == 200
+    assert not caplog.records

@@ -121,6 +121,7 @@ def test_connections_of_proxies_and_exempt_addresses_are_not_counted() -> None:
     assert TRUSTING.peer_key("10.0.0.1") is None
     assert TRUSTING.peer_key("192.0.2.1") is None
     assert TRUSTING.peer_key(None) is None
+    assert CLAIMED.peer_key("203.0.113.1") is None  # may be the proxy
     assert TRUSTING.peer_key("2001:db8::1") == TRUSTING.peer_key("2001:db8::2")
     assert TRUSTING.peer_key("203.0.113.1") != TRUSTING.peer_key("203.0.113.2")
 

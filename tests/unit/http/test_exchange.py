@@ -15,7 +15,7 @@ def body(data: bytes, *, more: bool = True) -> dict[str, object]:
 
 
 async def test_body_and_end_are_delivered_once() -> None:
-    exchange = Exchange(nowhere, now=0.0)
+    exchange = Exchange(nowhere)
     await exchange.put(body(b"one"))
     await exchange.put(body(b"two"))
     assert await exchange.receive() == body(b"onetwo")
@@ -26,7 +26,7 @@ async def test_body_and_end_are_delivered_once() -> None:
 
 
 async def test_a_reader_is_woken(autojump_clock: trio.testing.MockClock) -> None:
-    exchange = Exchange(nowhere, now=0.0)
+    exchange = Exchange(nowhere)
     got: list[object] = []
 
     async def read() -> None:
@@ -40,7 +40,7 @@ async def test_a_reader_is_woken(autojump_clock: trio.testing.MockClock) -> None
 
 
 async def test_what_nobody_reads_is_dropped() -> None:
-    exchange = Exchange(nowhere, now=0.0)
+    exchange = Exchange(nowhere)
     for _ in range(1000):
         await exchange.put(body(bytes(10_000)))
     message = await exchange.receive()
@@ -49,7 +49,7 @@ async def test_what_nobody_reads_is_dropped() -> None:
 
 
 async def test_a_client_that_leaves_cancels_the_application() -> None:
-    exchange = Exchange(nowhere, now=0.0)
+    exchange = Exchange(nowhere)
     await exchange.put({"type": "http.disconnect"})
     with exchange.scope:
         await trio.sleep_forever()
@@ -57,7 +57,7 @@ async def test_a_client_that_leaves_cancels_the_application() -> None:
 
 
 async def test_a_complete_answer_is_not_cancelled() -> None:
-    exchange = Exchange(nowhere, now=0.0)
+    exchange = Exchange(nowhere)
     await exchange.send({"type": "http.response.start", "status": 200, "headers": []})
     assert not exchange.complete
     await exchange.send({"type": "http.response.body", "body": b""})
