@@ -49,10 +49,10 @@ def ip_octets(ip: str) -> bytes:
     >>> ip_octets("127.0.0.1").hex()
     '7f000001'
     """
-    octets = bytes(int(part) for part in ip.split("."))
-    if len(octets) != 4:
+    parts = ip.split(".")
+    if len(parts) != 4 or not all(part.isascii() and part.isdecimal() for part in parts):
         raise ValueError(f"not an IPv4 address: {ip!r}")
-    return octets
+    return bytes(map(int, parts))
 
 
 @lru_cache(maxsize=_IP_CACHE)

@@ -76,7 +76,9 @@ def test_exempt_addresses(ip: str, exempt: bool) -> None:
     assert is_exempt(ip) == exempt
 
 
-@pytest.mark.parametrize("ip", ["", "1.2.3", "1.2.3.4.5", "1.2.3.256", "1.2.3.x", "::1"])
+@pytest.mark.parametrize(
+    "ip", ["", "1.2.3", "1.2.3.4.5", "1.2.3.256", "1.2.3.x", "1.2.3.1_0", "1.2.3.+4", "::1"]
+)
 def test_what_is_not_ipv4_is_an_error(ip: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         ip_octets(ip)

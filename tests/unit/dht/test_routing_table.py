@@ -134,6 +134,16 @@ def test_remove() -> None:
     assert table.add(NodeInfo(far(99), public(3)), 100.0)  # its place and its address are free
 
 
+def test_the_places_of_removed_nodes_are_used_again() -> None:
+    """A table of k = 1 has 160 places in all."""
+    table = RoutingTable(OWN, k=1)
+    for number in range(500):
+        assert table.add(NodeInfo(far(number), public(number)), 0.0)
+        assert table.closest(OWN) == [NodeInfo(far(number), public(number))]
+        assert table.remove(far(number))
+    assert table.closest(OWN) == []
+
+
 def test_who_was_not_heard_of() -> None:
     table = full_table()
     assert table.unseen_since(20.0, 18.0) == [NodeInfo(far(n), public(n)) for n in (0, 1, 2)]
