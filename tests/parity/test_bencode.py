@@ -5,10 +5,10 @@ from types import ModuleType
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relay._speedups import bencode as compiled
 
 from relay._pure import bencode as pure
 from relay._pure.bencode import Value
+from relay._speedups import bencode as compiled
 
 BOTH = pytest.mark.parametrize("kernel", [compiled, pure], ids=["compiled", "pure"])
 

@@ -7,9 +7,9 @@ from types import ModuleType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay._speedups import xor as compiled
 
 from relay._pure import xor as pure
+from relay._speedups import xor as compiled
 
 VECTORS = Path(__file__).parents[3] / "shared" / "vectors"
 DISTANCES = json.loads((VECTORS / "distance.json").read_text())["cases"]

@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 
-from relay._speedups import bencode, ed25519, xor
-
 from relay import _kernels
 from relay._pure import bencode as pure_bencode
 from relay._pure import ed25519 as pure_ed25519
 from relay._pure import xor as pure_xor
+from relay._speedups import bencode, ed25519, xor
 
 KERNELS = {
     "BencodeError": (bencode, pure_bencode),
