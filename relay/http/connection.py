@@ -160,6 +160,7 @@ class Connection:
         self._send_lock = trio.Lock()
         self._opened_at = trio.current_time()
         self._draining_since: float | None = None
+        self._ending = False
         self._head_since: float | None = None
         self._requests: _Requests | None = None
         self._engine: Http1 | Http2 | None = None
@@ -194,7 +195,7 @@ class Connection:
 
     def drain(self) -> None:
         """Take no new request; end after those under way, at once if there are none."""
-        if self._draining_since is not None:
+        if self._draining_since is not None or self._ending:
             return
         self._draining_since = trio.current_time()
         if self._requests is None or self._engine is None:
@@ -233,13 +234,18 @@ class Connection:
 
     async def _converse(self, requests: _Requests) -> None:
         """Feed the protocol until the client or we end the connection."""
-        with self._reading:
-            while data := await self._stream.receive_some():
-                await self._handle(RawData(data))
-            await self._handle(Closed())
+        try:
+            with self._reading:
+                while data := await self._stream.receive_some():
+                    await self._handle(RawData(data))
+                await self._handle(Closed())
+        finally:
+            self._ending = True
         if self._reading.cancel_called:
             requests.give_up()
-            await self._stream.linger(self._deadlines.linger_s)
+            with trio.move_on_after(self._deadlines.linger_s):
+                async with self._send_lock:
+                    await self._stream.linger()
 
     async def _handle(self, event: Event) -> None:
         assert self._engine is not None  # noqa: S101  # run() makes it before it reads

@@ -45,16 +45,15 @@ class ClientStream:
             return False
         return True
 
-    async def linger(self, timeout_s: float) -> None:
-        """End our side and wait for the client's end, at most `timeout_s`."""
+    async def linger(self) -> None:
+        """End our side, then throw away what the client still sends, until its end."""
+        try:
+            await self._stream.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
         left = LINGER_BYTES_MAX
-        with trio.move_on_after(timeout_s):
-            try:
-                await self._stream.send_eof()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return
-            while left > 0 and (data := await self.receive_some()):
-                left -= len(data)
+        while left > 0 and (data := await self.receive_some()):
+            left -= len(data)
 
     def close(self) -> None:
         """Close the socket at once."""

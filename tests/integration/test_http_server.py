@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -391,22 +390,3 @@ async def test_a_body_that_breaks_off_its_framing(world: World) -> None:
         await client.send(head + b"5\r\nhello\r\nnonsense\r\n")
         assert await client.status() == 400
         assert await client.ended()
-
-
-async def test_random_bytes_are_survived(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    chance = random.Random(20_261_122)  # noqa: S311  # the same bytes in every run
-    put = f"PUT /{ALICE.key} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-    sample = GET + put + b"5\r\nhello\r\n0\r\n\r\n" + GET
-    async with world.serving(deadlines=QUICK) as port:
-        for _ in range(150):
-            data = bytearray(sample)
-            for _ in range(chance.randrange(1, 6)):
-                data[chance.randrange(len(data))] = chance.randrange(256)
-            async with connected(port) as client:
-                await client.send(bytes(data[: chance.randrange(1, len(data))]))
-                await client.stream.send_eof()
-                await client.ended()
-        async with connected(port) as client:
-            await client.send(GET)
-            assert await client.status() == 200
-    assert not caplog.records
