@@ -10,7 +10,8 @@ class NodeCounters:
     queries_in: int = 0
     """Queries received, answered or not."""
     queries_out: int = 0
-    """Queries sent, second tries included."""
+    """Queries sent. One that is tried a second time, because the node is slow, counts once; so
+    does its answer: `queries_out` minus `responses_in` and `errors_in` are those without one."""
     queries_repeated: int = 0
     """Second tries."""
     replies_out: int = 0
@@ -19,7 +20,8 @@ class NodeCounters:
     errors_in: int = 0
     """Error replies to queries of ours."""
     unsolicited: int = 0
-    """Answers to nothing we asked, or from somebody else than we asked, or too late."""
+    """Answers to nothing we asked, from somebody else than we asked, too late, or to a second
+    try after the first was answered."""
     timeouts: int = 0
     """Queries that nobody answered within the request time-out."""
     paced: int = 0

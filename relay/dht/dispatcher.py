@@ -315,6 +315,5 @@ class Dispatcher:
         if transaction.done or transaction.operation.done:
             return
         payload = self._transactions.open_again(transaction, now)
-        self._counters.queries_out += 1
         self._counters.queries_repeated += 1
         self._outbox.append((payload, transaction.contact.address))

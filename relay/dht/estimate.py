@@ -10,7 +10,9 @@ target pushes the 20 closest nearer than they should be, so the set goes on unti
 the distance where the 20th node is expected and as many different /6 networks as usual.
 
 Source: mainline, docs/dht_size_estimate.md; design/protocol.md, section 7.6. The constants,
-including the first guess of a million nodes, are those of the reference node.
+including the first guesses of a million nodes and 20 networks, are those of the reference
+node. There the guess of networks adds to the first look-up's count, so that the first puts go
+to twice as many nodes as later ones; here it counts as a look-up of its own.
 """
 
 from collections import OrderedDict
@@ -131,9 +133,7 @@ class LookupHistory:
             now: monotonic seconds.
         """
         writable = [node for node in responders if node.token]
-        nodes = take_until_secure(
-            target, writable, self._responders_size, self._subnet_sum // self._count
-        )
+        nodes = take_until_secure(target, writable, self._responders_size, self._subnets)
         if not candidates:
             return nodes  # we are offline; nothing to learn from that
         self.forget(target)
@@ -180,9 +180,9 @@ class LookupHistory:
         return max(self._size_sum, 0.0) / count, 0.281 * count**-0.529
 
     @property
-    def _count(self) -> int:
-        return max(len(self._lookups), 1)
+    def _responders_size(self) -> float:
+        return max(self._responders_size_sum, 0.0) / max(len(self._lookups), 1)
 
     @property
-    def _responders_size(self) -> float:
-        return max(self._responders_size_sum, 0.0) / self._count
+    def _subnets(self) -> int:
+        return self._subnet_sum // (len(self._lookups) + 1)

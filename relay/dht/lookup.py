@@ -239,6 +239,11 @@ class Lookup(Operation):
 
     # What comes out.
 
+    @property
+    def starved(self) -> bool:
+        """Whether it ended before its turn came to ask any of the nodes it knew."""
+        return self.sent == 0 and bool(self._by_address)
+
     def candidates(self) -> list[NodeInfo]:
         """Return the first `K` nodes that were heard of, alive or not, closest first."""
         return [
@@ -279,6 +284,7 @@ class Lookup(Operation):
             if contact.rank > last.rank or last.state is not State.NEW:
                 return
             self._remove(last)
+            self._enter(last, State.DEAD)  # its machine may have another contact now
             del self._by_address[last.address]
         if not self._insert(contact):
             return

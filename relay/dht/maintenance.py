@@ -100,11 +100,6 @@ class Maintenance:
         self._retry_s = RETRY_FIRST_S
         self._retry_at: float | None = None
 
-    @property
-    def bootstrap(self) -> Sequence[Address]:
-        """The addresses to start from."""
-        return self._bootstrap
-
     def start(self, now: float) -> None:
         """Begin; called once."""
         self._look(now)

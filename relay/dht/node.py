@@ -51,7 +51,9 @@ from relay.dht.tokens import TokenIssuer
 SILENCES_MAX: Final = 2
 """Time-outs in a row after which a node leaves the routing table, if others do answer."""
 GREETINGS_MAX: Final = 32
-"""Pings under way to newcomers, in a network whose first node we are."""
+"""Pings under way to newcomers."""
+GREET_BELOW: Final = 160
+"""Nodes in the routing table from which on newcomers are not greeted: we have enough."""
 
 QueryFilter = Callable[[str, float], bool]
 """(source IP, monotonic seconds) to whether its query is served."""
@@ -330,11 +332,13 @@ class DhtNode:
         self._greet(query, source, now)
 
     def _greet(self, query: Query, source: Address, now: float) -> None:
-        """Ask a newcomer for a sign of life, if nobody else can tell us of it.
+        """Ask a newcomer for a sign of life, while we know few nodes.
 
-        Only the first node of a network does so; the reference enters the newcomer unasked.
+        In a small network nobody else may be able to tell us of it. The reference enters
+        newcomers unasked, but only into the first node of a network (the one without bootstrap
+        addresses): when that one goes, nodes that joined later are not found any more.
         """
-        if query.method != b"find_node" or query.read_only or self._maintenance.bootstrap:
+        if query.method != b"find_node" or query.read_only or len(self._table) >= GREET_BELOW:
             return
         node_id = query.arguments.get(b"id")
         if not isinstance(node_id, bytes) or len(node_id) != ID_BYTES:

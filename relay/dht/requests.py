@@ -378,4 +378,5 @@ def _outcome(lookup: Lookup, closest: list[StoreNode], seq: int | None) -> GetOu
         lookup.responded,
         lookup.usable,
         tuple(NodeInfo(node.id, node.address) for node in closest),
+        overloaded=lookup.starved,
     )

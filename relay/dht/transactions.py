@@ -34,8 +34,8 @@ ID_BYTES_OLD: Final = 2
 _LENGTHS_MAX: Final = 8192
 """Nodes whose kind of transaction id is remembered, oldest forgotten first."""
 
-_SOFT_MIN_S: Final = 0.1
-"""Rust nodes poll every 50 ms: quicker than this would be taking a breath for silence."""
+_SOFT_MIN_S: Final = 0.2
+"""Rust nodes poll every 50 ms and a busy machine adds to that: a breath is no silence."""
 _SOFT_MAX_S: Final = 1.0
 _SOFT_FIRST_S: Final = 0.5
 """Before anything was measured."""

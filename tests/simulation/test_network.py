@@ -198,6 +198,25 @@ def test_nodes_of_the_old_generation_take_part() -> None:
     assert node.counters.queries_repeated == repeated
 
 
+def test_a_network_on_public_addresses() -> None:
+    """BEP 42, limits per address, and the estimate of how many there are."""
+    net = SimNetwork(18, public=True, latency_s=(0.02, 0.2))
+    addresses = net.grow(120)
+    client, node = net.add_node(addresses[:4], server="auto", knows_ip=False)
+    net.advance(10.0)
+    for number in range(12):
+        item = make_item(number)
+        outcome = net.put(net.rng.choice(addresses), item)
+        assert outcome.failure is None
+        assert 20 <= outcome.stored <= 40
+        assert net.get(client, item.public_key).best == item
+        net.advance(5.0)
+    size, deviation = node.size_estimate
+    assert 80 < size < 180
+    assert 0.0 < deviation < 0.15
+    assert node.public_address == client
+
+
 def test_items_survive_half_of_the_nodes() -> None:
     net = SimNetwork(13)
     addresses = net.grow(50)
@@ -206,6 +225,16 @@ def test_items_survive_half_of_the_nodes() -> None:
     for address in net.rng.sample(addresses[1:], 25):
         net.kill(address)
     assert net.get(addresses[0], item.public_key).best == item
+
+
+def test_the_first_node_may_go() -> None:
+    """Nodes that joined later are found without it."""
+    net = SimNetwork(19)
+    first, *others = net.grow(10)
+    net.kill(first)
+    client, _ = net.add_node(others[:1], server=False)
+    net.advance(5.0)
+    assert net.put(client, make_item(1)).stored == 9
 
 
 def test_a_network_that_heals_is_found_within_a_minute() -> None:

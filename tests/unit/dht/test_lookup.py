@@ -183,7 +183,15 @@ def test_unusable_addresses_are_not_asked() -> None:
     lookup = make_lookup()
     lookup.add(node(1 << 100, "93.184.216.34"))
     (outsider,) = ask(lookup)
-    named = ["127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.1.1", "0.1.2.3", "224.0.0.1", "250.1.1.1"]
+    named = [
+        "127.0.0.1",
+        "10.0.0.1",
+        "192.168.1.1",
+        "169.254.1.1",
+        "0.1.2.3",
+        "224.0.0.1",
+        "250.1.1.1",
+    ]
     bad = [node(distance, ip) for distance, ip in enumerate(named, start=1)]
     bad.append(NodeInfo(node(50).id, ("93.184.216.35", 0)))
     good = node(60, "93.184.216.36")

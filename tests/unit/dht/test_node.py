@@ -20,7 +20,7 @@ from relay.dht.events import (
 from relay.dht.items import immutable_target
 from relay.dht.krpc import ErrorReply, Query, Response, Value
 from relay.dht.maintenance import REFRESH_INTERVAL_S, SWEEP_INTERVAL_S
-from relay.dht.node import DhtNode
+from relay.dht.node import GREETINGS_MAX, DhtNode
 from relay.dht.node_id import Address, NodeInfo, is_secure
 from relay.dht.requests import SEARCHES_MAX
 from tests.simulation.network import Scripted, SimNetwork, make_item
@@ -169,8 +169,8 @@ def test_the_query_filter_and_the_budget_silence_a_source() -> None:
     assert node.counters.dropped_budget == 100 - answered
 
 
-def test_the_first_node_of_a_network_greets_newcomers() -> None:
-    """It has nobody to hear of them from; still they enter only by answering."""
+def test_a_server_that_knows_few_nodes_greets_newcomers() -> None:
+    """It may have nobody to hear of them from; still they enter only by answering."""
     node = make_node(server_mode=True)
     newcomer = ("10.0.0.7", 1)
     find = krpc.encode(Query(b"aaaa", b"find_node", {b"id": OTHER_ID, b"target": OTHER_ID}))
@@ -186,16 +186,28 @@ def test_the_first_node_of_a_network_greets_newcomers() -> None:
     assert len(node.datagrams_to_send()) == 1, "a known node is not greeted again"
 
 
-def test_a_node_with_bootstrap_addresses_or_read_only_newcomers_greet_nobody() -> None:
-    find = Query(b"aaaa", b"find_node", {b"id": OTHER_ID, b"target": OTHER_ID})
-    reader = Query(b"aaaa", b"find_node", {b"id": OTHER_ID, b"target": OTHER_ID}, read_only=True)
-    for node, query in (
-        (bootstrapped_node(server_mode=True), find),
-        (make_node(server_mode=True), reader),
+def test_read_only_newcomers_and_other_queries_are_not_greeted() -> None:
+    node = make_node(server_mode=True)
+    arguments: dict[bytes, Value] = {b"id": OTHER_ID, b"target": OTHER_ID}
+    for query in (
+        Query(b"aaaa", b"find_node", arguments, read_only=True),
+        Query(b"aaaa", b"get", arguments),
+        Query(b"aaaa", b"find_node", {b"target": OTHER_ID}),
     ):
         node.receive_datagram(krpc.encode(query), ("10.0.0.7", 1), 1.0)
         ((payload, _),) = node.datagrams_to_send()
-        assert isinstance(krpc.decode(payload), Response)
+        assert not isinstance(krpc.decode(payload), Query)
+
+
+def test_greetings_are_bounded() -> None:
+    node = make_node(server_mode=True)
+    for port in range(1, 101):
+        find = Query(b"aaaa", b"find_node", {b"id": OTHER_ID, b"target": OTHER_ID})
+        node.receive_datagram(krpc.encode(find), ("10.0.0.7", port), 1.0)
+    messages = [krpc.decode(payload) for payload, _ in node.datagrams_to_send()]
+    assert sum(isinstance(message, Query) for message in messages) == GREETINGS_MAX
+    run_to(node, 4.0)
+    assert node._greeted == set()
 
 
 # Look-ups and puts.
@@ -296,6 +308,21 @@ def test_too_many_look_ups_are_refused_with_a_clear_outcome() -> None:
     assert (refused_get.handle, refused_get.outcome.overloaded) == (get, True)
     assert (refused_put.handle, refused_put.outcome.failure) == (put, PutFailure.OVERLOADED)
     assert node.counters.lookups_refused == 2
+
+
+def test_a_look_up_whose_turn_never_comes_says_so() -> None:
+    node = bootstrapped_node()
+    node.window = 1
+    node.start_get(bytes(32), now=1.0)
+    late = node.start_get(b"x" * 32, now=1.0)
+    node._dispatcher.window = 0
+    run_to(node, 11.0)
+    (outcome,) = (
+        event.outcome
+        for event in node.take_events()
+        if isinstance(event, GetFinished) and event.handle is late
+    )
+    assert (outcome.overloaded, outcome.queried) == (True, 0)
 
 
 def put_rounds(replies: list[bytes | int], puts: int = 1) -> tuple[list[bytes], list[PutFinished]]:

@@ -102,7 +102,7 @@ def test_limits_follow_the_round_trips() -> None:
     assert (trips.soft_s, trips.patience_s) == (0.5, 1.0)
     for _ in range(50):
         trips.measure(0.0005)
-    assert (trips.soft_s, trips.patience_s) == (0.1, 0.5), "never below the floor"
+    assert (trips.soft_s, trips.patience_s) == (0.2, 0.5), "never below the floor"
     for _ in range(100):
         trips.measure(0.3)
     assert 0.3 < trips.soft_s < 0.4
