@@ -11,9 +11,9 @@ Then one write per node, with the token that node gave. When that ends, and how:
   in a network with one dead node. An acknowledgement later than that is not counted.
 
 A store set from an earlier look-up may be out of date: nodes restart and forget their tokens,
-or are gone. If nobody or less than half acknowledged and tokens were refused or nobody
-answered, one fresh look-up and one more round follow; nodes that have stored are not asked
-again, and count.
+or are gone. If more than half refuse their tokens, or nobody has stored and some do or nobody
+answers at all, one fresh look-up and one more round follow; nodes that have stored are not
+asked again, and count.
 
 Source: BEP 44, BEP 5 (`announce_peer`); design/protocol.md, section 7.6.
 """
