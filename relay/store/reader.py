@@ -19,8 +19,8 @@ from relay.store.faults import as_faults
 from relay.store.floors import Floor
 from relay.store.packets import Node
 
-_SCAN_ROWS: Final = 512
-"""Packets in one piece: 2 ms of reading, half a millisecond of taking over."""
+_SCAN_ROWS: Final = 1024
+"""Packets in one piece: 4 ms of reading in the thread, 1 ms of taking over."""
 READ_KEYS_MAX: Final = 64
 NODES_MAX: Final = 10_000
 _ABOVE_ALL_IDS: Final = 2**63 - 1

@@ -61,6 +61,7 @@ class Writer:
         self._recency: list[list[bytes]] = []  # pieces still to be written, the first one last
         self._recency_generation = 0
         self._recency_due = float("-inf")
+        self._recency_digest: int | None = None  # of the order last written
         # Until all is loaded the disk may hold packets newer than those in memory, and the
         # order of use is not known.
         self._loaded = False
@@ -212,6 +213,9 @@ class Writer:
     async def _begin_recency(self, cache: PacketCache) -> None:
         self._recency_due = trio.current_time() + RECENCY_INTERVAL_S
         keys = self._memory.table.keys()
+        if (digest := hash(tuple(keys))) == self._recency_digest:
+            return  # nobody used anything: an idle relay leaves its disk asleep
+        self._recency_digest = digest
         self._recency_generation = await trio.to_thread.run_sync(
             cache.next_generation, limiter=self._thread
         )
@@ -240,6 +244,7 @@ class Writer:
         news = self.fault is None or self.fault.heals != fault.heals
         self.fault = fault
         self._recency.clear()
+        self._recency_digest = None
         if fault.heals:
             self._memory.backlog.release()
             if news:

@@ -13,8 +13,8 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import pytest
 import trio
-import trio.testing
 
 from relay.errors import NotMostRecentError
 from relay.pkarr.keys import PublicKey
@@ -132,6 +132,7 @@ async def check_one(store: PacketStore, number: int, acknowledged_us: int) -> No
         assert seen == packet(number, seen.packet.timestamp_us), "whole, as it was written"
 
 
+@pytest.mark.slow
 async def test_fifty_kills_lose_no_acknowledged_packet(tmp_path):
     killer = Killer(tmp_path, CAPACITY)
     written = 0
@@ -142,6 +143,7 @@ async def test_fifty_kills_lose_no_acknowledged_packet(tmp_path):
     assert written > KILLS * WRITERS
 
 
+@pytest.mark.slow
 async def test_kills_while_evicting_lose_nothing_either(tmp_path):
     killer = Killer(tmp_path, CAPACITY_OF_HALF_THE_KEYS)
     for _ in range(10):

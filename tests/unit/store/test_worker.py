@@ -174,6 +174,28 @@ async def test_the_order_of_use_outlives_a_restart(tmp_path, packet):
         assert await present(store, *range(7)) == {0, 1, 5, 6}
 
 
+async def test_an_order_of_use_that_is_as_before_is_not_written_again(
+    tmp_path, packet, monkeypatch
+):
+    monkeypatch.setattr("relay.store.writer.RECENCY_INTERVAL_S", 0.005)
+    written: list[list[bytes]] = []
+    write = PacketCache.write_recency
+
+    def recorded(self, keys, generation, *, last):
+        write(self, keys, generation, last=last)
+        written.append(list(keys))
+
+    monkeypatch.setattr(PacketCache, "write_recency", recorded)
+    async with running(tmp_path) as store:
+        await store.put_if_newer(packet(1))
+        await store.put_if_newer(packet(2))
+        await until(lambda: [key(2).octets, key(1).octets] in written)
+        await store.get(key(1))
+        await until(lambda: [key(1).octets, key(2).octets] in written)
+        before = len(written)
+    assert len(written) == before, "closing adds nothing"
+
+
 async def test_a_smaller_capacity_shrinks_the_file_at_the_next_start(tmp_path, packet):
     async with running(tmp_path, capacity=5000) as store:
         await loaded(store)
