@@ -108,13 +108,9 @@ class DhtNode:
         self._public = PublicAddress(rng, public_ip)
         self._history = LookupHistory()
         self._budgets = SourceBudgets(secret)
+        stores = ItemStore(), PeerStore()
         self._responder = Responder(
-            self._table,
-            TokenIssuer(secret),
-            ItemStore(),
-            PeerStore(),
-            rng,
-            on_proof=self._budgets.prove,
+            self._table, TokenIssuer(secret), *stores, rng, on_proof=self._budgets.prove
         )
         self._dispatcher = Dispatcher(
             rng=rng,
