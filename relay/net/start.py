@@ -13,7 +13,7 @@ from relay.dht.node import DhtNode
 from relay.dht.node_id import NodeInfo
 from relay.net.bootstrap import PUBLIC_ROUTERS
 from relay.net.udp import DhtDriver, SavedNode
-from relay.net.udp_socket import bind_udp
+from relay.net.udp_socket import bind_udp, datagrams_held
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
@@ -61,5 +61,7 @@ def open_driver(
         request_timeout_s=request_timeout_s,
         query_filter=query_filter,
     )
+    # As many answers as fit the buffer may come at once; the node's own bound suits small ones.
+    node.window = max(node.window, datagrams_held(sock))
     names = PUBLIC_ROUTERS if bootstrap is None else bootstrap
     return DhtDriver(node, sock, bootstrap=names, save_nodes=save_nodes)

@@ -25,6 +25,9 @@ RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 DATAGRAM_BYTES_MAX: Final = 2048
 """Longer datagrams are cut; no KRPC message of ours or of a known node comes close."""
 
+CHARGE_BYTES: Final = 4096
+"""What a reply of up to 1452 bytes costs of the receive buffer, by an estimate on the safe side."""
+
 _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55
 _MEMINFO_FORMAT: Final = "9I"
@@ -71,6 +74,15 @@ def _enlarge_receive_buffer(sock: socket.socket) -> None:
     except OSError:  # not privileged, or not Linux: take what everybody may have
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+
+
+def datagrams_held(sock: socket.socket) -> int:
+    """Return how many datagrams the receive buffer surely holds while nobody reads.
+
+    The kernel charges a datagram with the memory it occupies, up to `CHARGE_BYTES`, not with
+    its length.
+    """
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // CHARGE_BYTES
 
 
 def kernel_drops(sock: socket.socket) -> int | None:

@@ -6,7 +6,7 @@ import pytest
 
 from relay.errors import StartupError
 from relay.net import udp_socket
-from relay.net.udp_socket import bind_udp, kernel_drops
+from relay.net.udp_socket import bind_udp, datagrams_held, kernel_drops, receive_datagrams
 
 
 def test_any_port():
@@ -21,6 +21,16 @@ def test_receive_buffer_is_enlarged():
     with bind_udp(0, "127.0.0.1") as sock, socket.socket(type=socket.SOCK_DGRAM) as plain:
         ours = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         assert ours >= plain.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+
+def test_as_many_datagrams_as_promised_are_held():
+    with bind_udp(0, "127.0.0.1") as sock, socket.socket(type=socket.SOCK_DGRAM) as sender:
+        count = datagrams_held(sock)
+        assert count >= 32
+        for _ in range(count):
+            sender.sendto(bytes(1452), sock.getsockname())
+        received, errors = receive_datagrams(sock, count + 1)
+        assert (len(received), errors, kernel_drops(sock)) == (count, 0, 0)
 
 
 def test_a_given_port_that_is_taken_is_an_error():
