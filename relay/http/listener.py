@@ -34,8 +34,7 @@ def open_listeners(bind: Sequence[str] | None, port: int) -> list[socket.socket]
     with ExitStack() as opened:
         listeners: list[socket.socket] = []
         for host in bind:
-            listener = _listen(host, port, dual_stack=False)
-            opened.push(listener)
+            listener = opened.enter_context(_listen(host, port))
             listeners.append(listener)
             port = listener.getsockname()[1]
         opened.pop_all()
@@ -45,28 +44,39 @@ def open_listeners(bind: Sequence[str] | None, port: int) -> list[socket.socket]
 def _listen_everywhere(port: int) -> socket.socket:
     if socket.has_dualstack_ipv6():
         try:
-            return _listen(_ALL, port, dual_stack=True)
-        except StartupError as error:
-            cause = error.__cause__
-            if not isinstance(cause, OSError) or cause.errno not in _NO_IPV6:
-                raise
-    return _listen(_ALL_IPV4, port, dual_stack=False)
+            return _bound(_ALL, port, dual_stack=True)
+        except OSError as error:
+            # IPv6 may be compiled in and switched off, as it is in many containers.
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise _refusal(_ALL, port, error) from error
+    return _listen(_ALL_IPV4, port)
 
 
-def _listen(host: str, port: int, *, dual_stack: bool) -> socket.socket:
-    is_ipv6 = isinstance(ip_address(host.partition("%")[0]), IPv6Address)
+def _listen(host: str, port: int) -> socket.socket:
     try:
-        with ExitStack() as opened:
-            sock = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET)
-            opened.push(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if is_ipv6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
-            sock.bind((host, port))
-            sock.listen(BACKLOG)
-            sock.setblocking(False)
-            opened.pop_all()
-            return sock
+        return _bound(host, port, dual_stack=False)
     except OSError as error:
-        shown = f"[{host}]" if is_ipv6 else host
-        raise StartupError(f"cannot listen on {shown}:{port} (TCP): {error.strerror}") from error
+        raise _refusal(host, port, error) from error
+
+
+def _bound(host: str, port: int, *, dual_stack: bool) -> socket.socket:
+    with ExitStack() as opened:
+        is_ipv6 = _is_ipv6(host)
+        sock = opened.enter_context(socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_ipv6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+        opened.pop_all()
+        return sock
+
+
+def _is_ipv6(host: str) -> bool:
+    return isinstance(ip_address(host.partition("%")[0]), IPv6Address)
+
+
+def _refusal(host: str, port: int, error: OSError) -> StartupError:
+    shown = f"[{host}]" if _is_ipv6(host) else host
+    return StartupError(f"cannot listen on {shown}:{port} (TCP): {error.strerror}")
