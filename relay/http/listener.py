@@ -46,8 +46,7 @@ def _listen_everywhere(port: int) -> socket.socket:
         try:
             return _bound(_ALL, port, dual_stack=True)
         except OSError as error:
-            # IPv6 may be compiled in and switched off, as it is in many containers.
-            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            if error.errno not in _NO_IPV6:
                 raise _refusal(_ALL, port, error) from error
     return _listen(_ALL_IPV4, port)
 
