@@ -9,6 +9,7 @@ place; it is made anew when what it is made from changes. By name only: ``fast``
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -26,6 +27,11 @@ nox.options.sessions = ["lint", "types", "tests", "tests_pure", "tests_py313", "
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+REQUIREMENTS = [
+    *PROJECT["build-system"]["requires"],
+    *PROJECT["project"]["dependencies"],
+    *nox.project.dependency_groups(PROJECT, *PROJECT["dependency-groups"]),
+]
 EXTENSION_SOURCES = {".pyx", ".pxd", ".h", ".py"}
 EVERYTHING = ("--doctest-modules", "relay", "tests", "--ignore=tests/interop")
 
@@ -37,11 +43,12 @@ class Environment:
         version = _output(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
         self._session = session
         self._folder = ROOT / ".nox" / f"dev-{version}"
-        recipe = [ROOT / name for name in ("pyproject.toml", "constraints.txt", "setup.py")]
-        self._make("tools", recipe, lambda: self._install_tools(python))
-        speedups = (ROOT / "_speedups").iterdir()
-        sources = [*recipe, *(path for path in speedups if path.suffix in EXTENSION_SOURCES)]
-        self._make("extension", sources, self._install_relay)
+        pins = (ROOT / "constraints.txt").read_text()
+        self._make("tools", [*REQUIREMENTS, pins], lambda: self._install_tools(python))
+        layout = json.dumps([PROJECT["project"], PROJECT["tool"]["setuptools"]])
+        paths = [ROOT / "setup.py", *sorted((ROOT / "_speedups").iterdir())]
+        code = [path.read_text() for path in paths if path.suffix in EXTENSION_SOURCES]
+        self._make("extension", [layout, *code], self._install_relay)
 
     def run(self, program: str, *arguments: str, **variables: str) -> None:
         """Run a program of the environment, with `variables` besides those of the session."""
@@ -57,26 +64,18 @@ class Environment:
         """Run pytest on `arguments`, or on what the caller of nox asks for instead."""
         self.run("pytest", *(self._session.posargs or arguments), **variables)
 
-    def _make(self, part: str, sources: list[Path], make: Callable[[], None]) -> None:
-        """Call `make` unless it has run for exactly these sources."""
-        digest = hashlib.sha256()
-        for path in sorted(sources):
-            content = path.read_bytes()
-            digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    def _make(self, part: str, recipe: list[str], make: Callable[[], None]) -> None:
+        """Call `make` unless it has run for exactly this recipe."""
+        digest = hashlib.sha256("\0".join(recipe).encode()).hexdigest()
         stamp = self._folder / f"{part}.stamp"
-        if not stamp.exists() or stamp.read_text() != digest.hexdigest():
+        if not stamp.exists() or stamp.read_text() != digest:
             make()
-            stamp.write_text(digest.hexdigest())
+            stamp.write_text(digest)
 
     def _install_tools(self, python: str) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._session.run(python, "-m", "venv", str(self._folder), external=True)
-        requirements = [
-            *PROJECT["build-system"]["requires"],
-            *PROJECT["project"]["dependencies"],
-            *nox.project.dependency_groups(PROJECT, *PROJECT["dependency-groups"]),
-        ]
-        self._pip("-c", "constraints.txt", *requirements)
+        self._pip("-c", "constraints.txt", *REQUIREMENTS)
 
     def _install_relay(self) -> None:
         self._pip("--no-deps", "--no-build-isolation", "-e", ".")
