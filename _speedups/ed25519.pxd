@@ -4,11 +4,17 @@
     ed25519_scalar.h       arithmetic modulo the group order, signed digits, half-length scalars
     ed25519_group.h        points: addition, doubling, decoding
     ed25519_multiscalar.h  sums of multiples: Straus, Pippenger
+    ed25519_lanes.h        the field and points once more, four at a time, for AVX2
+    ed25519_lanes_sum.h    Straus' sum with four additions at a time
     ed25519_sha512.h       the hash
     ed25519_verify.h       the rule (ZIP-215), single and batch
+    ed25519_parts.h        what only tests need
 
 Nothing here touches a Python object or needs the GIL. After `ed_setup` there is no shared
 mutable state: any number of threads may verify at once.
+
+Which code runs is decided by the compiler (128-bit integers or two words), by the processor
+(AVX2 or not, asked by `ed_setup`) and by the size of the sum. The verdict never depends on it.
 """
 
 from libc.stddef cimport size_t
@@ -37,17 +43,19 @@ cdef extern from "ed25519_verify.h" nogil:
     int ed_verify_batch(uint8_t *verdicts, const ed_item *items, size_t count,
                         const uint8_t *coefficients)
 
+
+cdef extern from "ed25519_parts.h" nogil:
     # The parts, named here for their own tests.
-    ctypedef struct ed_fe:
-        uint64_t limb[5]
+    # Whether batches may use AVX2 from now on; returns whether they do. Not while others verify.
+    bint ed_allow_lanes(bint allowed)
+
     ctypedef struct ed_sc:
         uint64_t word[4]
     ctypedef struct ed_sha512:
         uint64_t bytes                  # hashed so far
-    void ed_fe_from_bytes(ed_fe *out, const uint8_t *octets)
-    void ed_fe_to_bytes(uint8_t *octets, const ed_fe *a)
-    void ed_fe_mul(ed_fe *out, const ed_fe *a, const ed_fe *b)
-    void ed_fe_square(ed_fe *out, const ed_fe *a)
+    # Four products and squares modulo p, with factors m and n times as large as need be.
+    void ed_field_products(uint8_t *products, uint8_t *squares, const uint8_t *left,
+                           const uint8_t *right, int m, int n)
     void ed_sc_load(ed_sc *out, const uint8_t *octets)
     void ed_sc_reduce_wide(ed_sc *out, const uint8_t *octets)
     void ed_sc_mul(ed_sc *out, const ed_sc *a, const ed_sc *b)

@@ -18,11 +18,8 @@ from libc.stdint cimport uint8_t
 # By the folder's own name: the compiler does not know that it is installed as relay._speedups.
 from _speedups.ed25519 cimport (
     ED_BATCH_MAX,
-    ed_fe,
-    ed_fe_from_bytes,
-    ed_fe_mul,
-    ed_fe_square,
-    ed_fe_to_bytes,
+    ed_allow_lanes,
+    ed_field_products,
     ed_is_point,
     ed_item,
     ed_sc,
@@ -148,6 +145,11 @@ cdef int _verify_piece(
 
 # The parts of the kernel, each by itself, for their tests.
 
+def _allow_lanes(bint allowed):
+    """Let batches use AVX2, or not; whether they do now. Not while another thread verifies."""
+    return bool(ed_allow_lanes(allowed))
+
+
 def _sha512(data, Py_ssize_t split):
     """SHA-512 of `data`, taken in two pieces: `split` bytes and the rest."""
     cdef ed_sha512 hash_
@@ -160,18 +162,18 @@ def _sha512(data, Py_ssize_t split):
     return (<const char *> digest)[:64]
 
 
-def _field_product(left, right):
-    """(left * right, left^2) modulo 2^255 - 19; 32 bytes each, the top bit ignored."""
-    cdef ed_fe a, b
-    cdef uint8_t product[32]
-    cdef uint8_t square[32]
-    ed_fe_from_bytes(&a, _octets(left, "left", 32))
-    ed_fe_from_bytes(&b, _octets(right, "right", 32))
-    ed_fe_mul(&b, &a, &b)
-    ed_fe_square(&a, &a)
-    ed_fe_to_bytes(product, &b)
-    ed_fe_to_bytes(square, &a)
-    return (<const char *> product)[:32], (<const char *> square)[:32]
+def _field_products(left, right, int m, int n):
+    """Four products (m left)(n right) and squares (n right)^2 modulo 2^255 - 19.
+
+    Elements are 32 bytes, the top bit ignored, one after the other. The factors' limbs are m and
+    n times as large as those of their elements; 7 and 7 are allowed, in lanes 5 and 3.
+    """
+    cdef uint8_t products[128]
+    cdef uint8_t squares[128]
+    ed_field_products(
+        products, squares, _octets(left, "left", 128), _octets(right, "right", 128), m, n
+    )
+    return (<const char *> products)[:128], (<const char *> squares)[:128]
 
 
 def _scalar_product(left, right):

@@ -255,6 +255,34 @@ static inline void ed_fe_invert(ed_fe *out, const ed_fe *a)
     ed_fe_mul(out, &power, a);
 }
 
+/* u = y^2 - 1, tight */
+static inline void ed_set_numerator(ed_fe *u, const ed_fe *y)
+{
+    ed_fe_square(u, y);
+    ed_fe_sub(u, u, &ED_ONE);
+    ed_fe_carry(u, u);
+}
+
+/* Turns the candidate x, with vxx = v x^2, into the root of u / v of the wanted parity (0 or
+ * 1; a root 0 has no other). Returns 0 if u / v is no square. All tight.
+ */
+static inline int ed_choose_root(ed_fe *x, const ed_fe *u, const ed_fe *vxx, int parity)
+{
+    ed_fe test;
+    ed_fe_sub(&test, vxx, u);
+    if (!ed_fe_is_zero(&test)) {
+        ed_fe_add(&test, vxx, u);
+        if (!ed_fe_is_zero(&test))
+            return 0;
+        ed_fe_mul(x, x, &ED_SQRT_M1);
+    }
+    if (ed_fe_is_odd(x) != parity) {
+        ed_fe_negate(x, x);
+        ed_fe_carry(x, x);
+    }
+    return 1;
+}
+
 /* Decodes `count` points as ZIP-215 wants: y is taken modulo p, and a sign bit with
  * x = 0 is accepted. Returns a mask of those that are on the curve; the others are unset.
  *
@@ -267,37 +295,25 @@ static inline unsigned ed_decompress(ed_fe *x, ed_fe *y, const uint8_t *const *e
     ed_fe u[ED_ROOTS_MAX], v[ED_ROOTS_MAX], uv3[ED_ROOTS_MAX];
     unsigned found = 0;
     for (int j = 0; j < count; j++) {
-        ed_fe v2;
+        ed_fe power;
         ed_fe_from_bytes(&y[j], encodings[j]);
-        ed_fe_square(&u[j], &y[j]);
-        ed_fe_mul(&v[j], &u[j], &ED_D);
-        ed_fe_sub(&u[j], &u[j], &ED_ONE);
-        ed_fe_carry(&u[j], &u[j]);
+        ed_set_numerator(&u[j], &y[j]);
+        ed_fe_square(&power, &y[j]);
+        ed_fe_mul(&v[j], &power, &ED_D);
         ed_fe_add(&v[j], &v[j], &ED_ONE);
-        ed_fe_square(&v2, &v[j]);
+        ed_fe_square(&power, &v[j]);
         ed_fe_mul(&uv3[j], &u[j], &v[j]);
-        ed_fe_mul(&uv3[j], &uv3[j], &v2);
-        ed_fe_square(&v2, &v2);
-        ed_fe_mul(&x[j], &uv3[j], &v2);
+        ed_fe_mul(&uv3[j], &uv3[j], &power);
+        ed_fe_square(&power, &power);
+        ed_fe_mul(&x[j], &uv3[j], &power);
     }
     ed_fe_power_252_3(x, count);
     for (int j = 0; j < count; j++) {
-        ed_fe vxx, difference, sum;
+        ed_fe vxx;
         ed_fe_mul(&x[j], &x[j], &uv3[j]);
         ed_fe_square(&vxx, &x[j]);
         ed_fe_mul(&vxx, &vxx, &v[j]);
-        ed_fe_sub(&difference, &vxx, &u[j]);
-        if (!ed_fe_is_zero(&difference)) {
-            ed_fe_add(&sum, &vxx, &u[j]);
-            if (!ed_fe_is_zero(&sum))
-                continue;
-            ed_fe_mul(&x[j], &x[j], &ED_SQRT_M1);
-        }
-        if (ed_fe_is_odd(&x[j]) != encodings[j][31] >> 7) {
-            ed_fe_negate(&x[j], &x[j]);
-            ed_fe_carry(&x[j], &x[j]);
-        }
-        found |= 1u << j;
+        found |= (unsigned)ed_choose_root(&x[j], &u[j], &vxx, encodings[j][31] >> 7) << j;
     }
     return found;
 }

@@ -16,7 +16,7 @@
 #include "ed25519_scalar.h"
 
 /* Odd multiples 1, 3, ..., 127 of B and of 2^127 B, so that a scalar of 253 bits is two of
- * 127 and needs half the doublings. Filled once by ed_setup, constant afterwards.
+ * 127 and needs half the doublings. Filled once by ed_base_setup, constant afterwards.
  */
 #define ED_BASE_WIDTH 8
 #define ED_BASE_MULTIPLES (1 << (ED_BASE_WIDTH - 2))
@@ -265,7 +265,7 @@ static inline void ed_pippenger(ed_point *sum, const ed_term *terms, size_t coun
 }
 
 /* Fills the table of B. Call once, before anything else here; takes about 0.5 ms. */
-static inline void ed_setup(void)
+static inline void ed_base_setup(void)
 {
     /* y = 4/5, x even (RFC 8032, section 5.1) */
     static const uint8_t encoding[32] = {

@@ -18,6 +18,7 @@
 #ifndef RELAY_ED25519_VERIFY_H
 #define RELAY_ED25519_VERIFY_H
 
+#include "ed25519_lanes_sum.h"
 #include "ed25519_multiscalar.h"
 #include "ed25519_sha512.h"
 
@@ -31,10 +32,59 @@ typedef struct {
 /* Members of a batch, at most. Bounds the memory of one call to about 2 MB. */
 #define ED_BATCH_MAX 1024
 
-/* Terms (keys and R's) from which on Pippenger's method wins. Measured. */
+/* Terms (keys and R's) from which on Pippenger's method wins, and from which on lanes win
+ * over one addition at a time. Measured.
+ */
 #ifndef ED_PIPPENGER_TERMS
 #define ED_PIPPENGER_TERMS 400
 #endif
+#ifndef ED_LANES_TERMS_MIN
+#define ED_LANES_TERMS_MIN 12
+#endif
+
+static int ed_lanes_enabled; /* usable and not switched off by a test */
+
+/* Once, before anything else. Takes less than a millisecond. */
+static inline void ed_setup(void)
+{
+    ed_base_setup();
+#ifdef ED_HAVE_LANES
+    ed_lanes_setup();
+    ed_lanes_enabled = ed_lanes_usable;
+#endif
+}
+
+/* For tests: lets batches use lanes or not. Returns whether they do now. */
+static inline int ed_allow_lanes(int allowed)
+{
+#ifdef ED_HAVE_LANES
+    ed_lanes_enabled = allowed && ed_lanes_usable;
+#else
+    (void)allowed;
+#endif
+    return ed_lanes_enabled;
+}
+
+#define ED_DECODE_MAX 4
+
+/* ed_decompress for up to four encodings. Returns the mask of those that are points. */
+static inline unsigned ed_decode(ed_fe x[ED_DECODE_MAX], ed_fe y[ED_DECODE_MAX],
+                                 const uint8_t *const *encodings, int count)
+{
+    unsigned found;
+#ifdef ED_HAVE_LANES
+    if (ed_lanes_enabled && count > 1) {
+        const uint8_t *four[4];
+        for (int j = 0; j < 4; j++)
+            four[j] = encodings[j < count ? j : 0];
+        return ed_lanes_decompress(x, y, four) & ((1u << count) - 1);
+    }
+#endif
+    found = ed_decompress(x, y, encodings, count < 2 ? count : 2);
+    if (count > 2)
+        found |= ed_decompress(x + 2, y + 2, encodings + 2, count - 2) << 2;
+    return found;
+}
 
 static inline int ed_is_point(const uint8_t public_key[32])
 {
@@ -71,13 +121,13 @@ static inline int ed_verify(const ed_item *item)
     ed_addend addends[2 * ED_TABLE_MAX];
     ed_event events[2 * ED_EVENTS_PER_TERM + 1];
     ed_straus_room room = {addends, events};
-    ed_fe x[2], y[2];
+    ed_fe x[ED_DECODE_MAX], y[ED_DECODE_MAX];
     ed_term terms[2];
     ed_sc s, k;
     ed_point sum;
     int negative;
     ed_sc_load(&s, item->signature + 32);
-    if (!ed_sc_is_reduced(&s) || ed_decompress(x, y, encodings, 2) != 3)
+    if (!ed_sc_is_reduced(&s) || ed_decode(x, y, encodings, 2) != 3)
         return 0;
     ed_challenge(&k, item);
     /* [t] X = [t S] B - [t] R - [r] A with r = t k. For a negative t take [-t] X instead:
@@ -126,6 +176,9 @@ typedef struct {
     uint16_t *places;   /* ED_KEY_PLACES: index of a key plus 1, or 0 */
     size_t member_count, key_count;
     uint32_t round;     /* number of sums made */
+#ifdef ED_HAVE_LANES
+    ed_lanes_room lanes;
+#endif
     ed_straus_room straus;
     ed_pippenger_room pippenger;
     uint8_t *verdicts;  /* the caller's, one for each item */
@@ -137,6 +190,10 @@ static inline void ed_batch_free(ed_batch *batch)
     free(batch->keys);
     free(batch->terms);
     free(batch->places);
+#ifdef ED_HAVE_LANES
+    free(batch->lanes.tables);
+    free(batch->lanes.events);
+#endif
     free(batch->straus.addends);
     free(batch->straus.events);
     free(batch->pippenger.digits);
@@ -144,33 +201,58 @@ static inline void ed_batch_free(ed_batch *batch)
     free(batch->pippenger.occupied);
 }
 
+/* Whether sums of so many terms are made in lanes. */
+static inline int ed_in_lanes(size_t terms)
+{
+    return ed_lanes_enabled && terms >= ED_LANES_TERMS_MIN;
+}
+
+/* Room for sums of up to so many terms, by whichever method; they are made with any number
+ * of terms below, too. Returns 0, or -1 if memory is short.
+ */
+static inline int ed_batch_allocate_sums(ed_batch *batch, size_t terms)
+{
+    ed_straus_room *straus = &batch->straus;
+    ed_pippenger_room *pippenger = &batch->pippenger;
+    size_t in_straus = terms < ED_PIPPENGER_TERMS ? terms : ED_PIPPENGER_TERMS;
+#ifdef ED_HAVE_LANES
+    if (ed_in_lanes(terms)) {
+        const size_t in_lanes = terms < ED_LANES_TERMS ? (terms + 3) / 4 * 4 : ED_LANES_TERMS;
+        const size_t events = in_lanes * ED_EVENTS_PER_TERM + 2 * ED_DIGITS_MAX + 1;
+        batch->lanes.tables = malloc(in_lanes * ED_TABLE_MAX * sizeof *batch->lanes.tables);
+        batch->lanes.events = malloc(events * sizeof *batch->lanes.events);
+        if (!batch->lanes.tables || !batch->lanes.events)
+            return -1;
+        in_straus = ED_LANES_TERMS_MIN;
+    }
+#endif
+    straus->addends = malloc(in_straus * ED_TABLE_MAX * sizeof *straus->addends);
+    straus->events = malloc((in_straus * ED_EVENTS_PER_TERM + 1) * sizeof *straus->events);
+    if (!straus->addends || !straus->events)
+        return -1;
+    if (terms < ED_PIPPENGER_TERMS || ed_in_lanes(terms))
+        return 0;
+    pippenger->width = ed_pippenger_width(terms);
+    pippenger->windows = 253 / pippenger->width + 1;
+    pippenger->digits =
+        malloc((terms + 1) * (size_t)pippenger->windows * sizeof *pippenger->digits);
+    pippenger->buckets =
+        malloc(((size_t)1 << (pippenger->width - 1)) * sizeof *pippenger->buckets);
+    pippenger->occupied = malloc((size_t)1 << (pippenger->width - 1));
+    return pippenger->digits && pippenger->buckets && pippenger->occupied ? 0 : -1;
+}
+
 /* Returns 0, or -1 if memory is short; ed_batch_free is due in both cases. */
 static inline int ed_batch_allocate(ed_batch *batch, size_t count)
 {
-    const size_t terms = 2 * count;
-    const size_t in_straus = terms < ED_PIPPENGER_TERMS ? terms : ED_PIPPENGER_TERMS;
     memset(batch, 0, sizeof *batch);
     batch->members = malloc(count * sizeof *batch->members);
     batch->keys = malloc(count * sizeof *batch->keys);
-    batch->terms = malloc(terms * sizeof *batch->terms);
+    batch->terms = malloc(2 * count * sizeof *batch->terms);
     batch->places = calloc(ED_KEY_PLACES, sizeof *batch->places);
-    batch->straus.addends = malloc(in_straus * ED_TABLE_MAX * sizeof *batch->straus.addends);
-    batch->straus.events =
-        malloc((in_straus * ED_EVENTS_PER_TERM + 1) * sizeof *batch->straus.events);
-    if (!batch->members || !batch->keys || !batch->terms || !batch->places ||
-        !batch->straus.addends || !batch->straus.events)
+    if (!batch->members || !batch->keys || !batch->terms || !batch->places)
         return -1;
-    if (terms >= ED_PIPPENGER_TERMS) {
-        ed_pippenger_room *room = &batch->pippenger;
-        room->width = ed_pippenger_width(terms);
-        room->windows = 253 / room->width + 1;
-        room->digits = malloc((terms + 1) * (size_t)room->windows * sizeof *room->digits);
-        room->buckets = malloc(((size_t)1 << (room->width - 1)) * sizeof *room->buckets);
-        room->occupied = malloc((size_t)1 << (room->width - 1));
-        if (!room->digits || !room->buckets || !room->occupied)
-            return -1;
-    }
-    return 0;
+    return ed_batch_allocate_sums(batch, 2 * count);
 }
 
 /* The index in `keys` of an encoding, entering it if it is new. */
@@ -194,21 +276,21 @@ static inline size_t ed_batch_key(ed_batch *batch, const uint8_t encoding[32])
     return batch->key_count++;
 }
 
-/* Decodes, in pairs, all keys (first) and the R of all members; a member with one that does
+/* Decodes, by fours, all keys (first) and the R of all members; a member with one that does
  * not decode leaves the batch.
  */
 static inline void ed_batch_decode(ed_batch *batch, const ed_item *items)
 {
     const size_t keys = batch->key_count, points = keys + batch->member_count;
     size_t kept = 0;
-    for (size_t i = 0; i < points; i += 2) {
-        const uint8_t *encodings[2];
-        const int count = i + 1 < points ? 2 : 1;
-        ed_fe x[2], y[2];
+    for (size_t i = 0; i < points; i += ED_DECODE_MAX) {
+        const uint8_t *encodings[ED_DECODE_MAX];
+        const int count = points - i < ED_DECODE_MAX ? (int)(points - i) : ED_DECODE_MAX;
+        ed_fe x[ED_DECODE_MAX], y[ED_DECODE_MAX];
         for (int j = 0; j < count; j++)
             encodings[j] = i + j < keys ? batch->keys[i + j].encoding
                                         : items[batch->members[i + j - keys].item].signature;
-        const unsigned found = ed_decompress(x, y, encodings, count);
+        const unsigned found = ed_decode(x, y, encodings, count);
         for (int j = 0; j < count; j++) {
             const int decodes = found >> j & 1;
             if (i + j < keys) {
@@ -255,18 +337,44 @@ static inline void ed_batch_enter(ed_batch *batch, const ed_item *items, size_t 
     }
 }
 
-/* sum = sum of [z] X over the members low .. high - 1 */
+/* sum = sum of the batch's first `count` terms and [base] B */
+static inline void ed_batch_sum_terms(ed_batch *batch, ed_point *sum, size_t count,
+                                      const ed_sc *base)
+{
+#ifdef ED_HAVE_LANES
+    if (ed_in_lanes(count)) {
+        static const ed_sc zero = {{0, 0, 0, 0}};
+        for (size_t i = 0; i < count; i += ED_LANES_TERMS) {
+            const size_t piece = count - i < ED_LANES_TERMS ? count - i : ED_LANES_TERMS;
+            ed_point part;
+            ed_lanes_straus(&part, batch->terms + i, piece, i == 0 ? base : &zero, &batch->lanes);
+            if (i == 0)
+                *sum = part;
+            else
+                ed_point_accumulate(sum, &part);
+        }
+        return;
+    }
+#endif
+    if (count < ED_PIPPENGER_TERMS)
+        ed_straus(sum, batch->terms, count, base, &batch->straus);
+    else
+        ed_pippenger(sum, batch->terms, count, base, &batch->pippenger);
+}
+
+/* sum = sum of [z] X over the members low .. high - 1. Terms of R come first, since all their
+ * scalars are short, then those of the keys.
+ */
 static inline void ed_batch_sum(ed_batch *batch, ed_point *sum, size_t low, size_t high)
 {
     ed_sc base = {{0, 0, 0, 0}};
-    size_t count = 0;
+    size_t count = high - low;
     batch->round++;
     for (size_t i = low; i < high; i++) {
         const ed_member *member = &batch->members[i];
         ed_key *key = &batch->keys[member->key];
-        batch->terms[count].point = member->minus_r;
-        batch->terms[count].scalar = member->z;
-        count++;
+        batch->terms[i - low].point = member->minus_r;
+        batch->terms[i - low].scalar = member->z;
         if (key->round == batch->round) {
             ed_sc *scalar = &batch->terms[key->term].scalar;
             ed_sc_add(scalar, scalar, &member->zk);
@@ -279,10 +387,7 @@ static inline void ed_batch_sum(ed_batch *batch, ed_point *sum, size_t low, size
         }
         ed_sc_add(&base, &base, &member->zs);
     }
-    if (count < ED_PIPPENGER_TERMS)
-        ed_straus(sum, batch->terms, count, &base, &batch->straus);
-    else
-        ed_pippenger(sum, batch->terms, count, &base, &batch->pippenger);
+    ed_batch_sum_terms(batch, sum, count, &base);
 }
 
 /* Gives the members low .. high - 1, whose sum is known, their verdicts.

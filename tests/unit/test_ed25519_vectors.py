@@ -195,16 +195,31 @@ EDGES_OF_FIELD = [
     sum((2**51 - 1) << 102 * i for i in range(3)),
     sum((2**51 - 1) << 51 + 102 * i for i in range(2)),
 ]  # fmt: skip
-field_values = st.sampled_from(EDGES_OF_FIELD) | st.integers(0, 2**255 - 1)
+four_elements = st.lists(
+    st.sampled_from(EDGES_OF_FIELD) | st.integers(0, 2**255 - 1), min_size=4, max_size=4
+)
 
 
-@given(field_values, field_values)
-def test_field_products(left: int, right: int) -> None:
-    product, square = compiled._field_product(
-        left.to_bytes(32, "little"), right.to_bytes(32, "little")
-    )
-    assert int.from_bytes(product, "little") == left * right % pure.P
-    assert int.from_bytes(square, "little") == left * left % pure.P
+def joined(numbers: list[int]) -> bytes:
+    return b"".join(number.to_bytes(32, "little") for number in numbers)
+
+
+@pytest.mark.parametrize("lanes", [True, False], ids=["lanes", "portable"])
+@given(four_elements, four_elements)
+@example([2**255 - 1] * 4, [2**255 - 1] * 4)
+@example([pure.P - 1, pure.P, 2**255 - 20, 0], [2**255 - 1] * 4)
+def test_field_products(lanes: bool, left: list[int], right: list[int]) -> None:
+    """Also of factors as large as the proofs of ed25519_field.h and ed25519_lanes.h allow."""
+    lanes = compiled._allow_lanes(lanes)
+    try:
+        for m, n in ((1, 1), (5, 3) if lanes else (7, 7)):
+            products, squares = compiled._field_products(joined(left), joined(right), m, n)
+            assert products == joined(
+                [m * a * n * b % pure.P for a, b in zip(left, right, strict=True)]
+            )
+            assert squares == joined([n * b * n * b % pure.P for b in right])
+    finally:
+        compiled._allow_lanes(True)
 
 
 EDGES_OF_SCALARS = [
