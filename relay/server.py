@@ -10,6 +10,7 @@ Source: design/architecture.md, section 3; design/style.md, section 4.
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("pkarr_relay")
 
 TESTNET_NODES: Final = 10
+SPARE_DESCRIPTORS: Final = 64
+"""Besides connections: listeners, the DHT socket, the database, Python's own."""
 SHUTDOWN_S: Final = 4.5
 """After a signal everything has ended by then, whatever hangs."""
 
@@ -51,11 +54,23 @@ def run(config: Config, *, testnet: bool = False) -> int:
         StoreError: another relay uses the cache folder.
     """
     listeners = open_listeners(config.http.bind, config.http.port)
+    _allow_descriptors(config.http.max_connections + SPARE_DESCRIPTORS)
     try:
         trio.run(partial(_serve_until_signal, config, listeners, testnet=testnet))
     except BaseExceptionGroup as group:
         raise _first_cause(group) from None
     return 0
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raise the soft limit on open files as far as `wanted` connections need and may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+    if granted < wanted:
+        _log.warning("only %d open files are allowed; %d may be needed", granted, wanted)
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -76,6 +76,15 @@ def test_lookups_before_the_first_answer_wait_for_it(tmp_path: Path) -> None:
         assert relay.health().json()["status"] == "degraded"
 
 
+def test_the_soft_limit_of_open_files_is_raised_for_the_connections(tmp_path: Path) -> None:
+    sections = {"http": "max_connections = 300"}
+    wrapper = ("sh", "-c", 'ulimit -S -n 128; exec "$@"', "sh")
+    with RelayProcess(tmp_path, sections=sections, wrapper=wrapper) as relay:
+        limits = Path(f"/proc/{relay.pid}/limits").read_text().splitlines()
+        soft = next(line.split()[3] for line in limits if line.startswith("Max open files"))
+        assert int(soft) >= 300
+
+
 def test_taken_ports_are_named(tmp_path: Path) -> None:
     with RelayProcess(tmp_path) as relay:
         other = tmp_path / "other.toml"
