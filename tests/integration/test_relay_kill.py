@@ -24,7 +24,7 @@ from tests.support import peers
 from tests.support.chance import seeded
 from tests.support.packets import Author, Packet, zbase32
 from tests.support.peers import Peer
-from tests.support.relay import Answer, RelayEndedError, RelayProcess, exchange, wait_until
+from tests.support.relay import Answer, RelayProcess, exchange, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -289,14 +289,3 @@ def test_a_foreign_database_is_left_alone(net: Peer, tmp_path: Path) -> None:
         serves_from_memory(relay)
         assert relay.stop() == 0
     assert (relay.cache / DATABASE).read_bytes() == before
-
-
-def test_a_second_relay_on_the_folder_is_refused(net: Peer, tmp_path: Path) -> None:
-    with RelayProcess(tmp_path, bootstrap=net.bootstrap):
-        other = tmp_path / "other"
-        other.mkdir()
-        second = RelayProcess(other, bootstrap=net.bootstrap, cache=tmp_path / "cache")
-        with pytest.raises(RelayEndedError), second:
-            pass
-        assert second.exit_code == 1
-        assert "another relay" in second.log()
