@@ -15,7 +15,14 @@ import pytest
 
 from tests.support.packets import Author
 from tests.support.peers import ROOT, Peer
-from tests.support.relay import RelayProcess, fetch, free_port, wait_until
+from tests.support.relay import (
+    TESTNET_PORT,
+    RelayProcess,
+    fetch,
+    free_port,
+    wait_for_port,
+    wait_until,
+)
 
 ANYBODY = "o4dksfbqk85ogzdb5osziw6befigbuxmuxkuxq8434q89uj56uyy"
 
@@ -130,6 +137,7 @@ def start(config: Path) -> subprocess.CompletedProcess[str]:
 
 def test_testnet_stays_on_loopback(tmp_path: Path) -> None:
     """`--testnet`: HTTP on 15411, no rate limit, ten nodes, everything on 127.0.0.1."""
+    wait_for_port(TESTNET_PORT)
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "relay", "--testnet"],
@@ -138,7 +146,7 @@ def test_testnet_stays_on_loopback(tmp_path: Path) -> None:
             stderr=log,
             cwd=ROOT,
         )
-    url = "http://127.0.0.1:15411/"
+    url = f"http://127.0.0.1:{TESTNET_PORT}/"
 
     def ready() -> bool:
         try:

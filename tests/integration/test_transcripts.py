@@ -5,7 +5,6 @@ The differences that issue 3, section 6, allows are named here one by one; any o
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ from tests.integration.transcripts import (
     put_on_dht,
     running,
 )
-from tests.support.relay import fetch, free_port, wait_until
+from tests.support.relay import TESTNET_PORT, fetch, free_port, wait_for_port, wait_until
 
 ALLOWED: Final = {
     "key-get-17 / GET: status 200, expected 400",  # /health
@@ -40,24 +39,12 @@ ALLOWED: Final = {
     "ts-i64max1 / PUT: status 400, expected 500",
 }
 NEEDING_A_HARNESS: Final = ("v1-dht", "v1-concurrency")
-PORT_FREE_S: Final = 120.0
-"""The port of ``--testnet`` is fixed; another run of these tests may hold it."""
-
-
-def _port_is_free() -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", 15411))
-        except OSError:
-            return False
-        return True
 
 
 @pytest.fixture(scope="module")
 def testnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayCommand]:
     """``--testnet``, as the v1 files were recorded."""
-    wait_until(_port_is_free, "port 15411", PORT_FREE_S)
+    wait_for_port(TESTNET_PORT)
     with running(tmp_path_factory.mktemp("testnet"), ["--testnet"], TESTNET_URL) as relay:
         wait_until(lambda: relay.dht()["table_size"], "the DHT bootstrap")
         yield relay

@@ -26,6 +26,9 @@ START_S: Final = 30.0
 BOOTSTRAP_S: Final = 30.0
 STOP_S: Final = 15.0
 POLL_S: Final = 0.05
+TESTNET_PORT: Final = 15411
+"""The port of ``--testnet`` is fixed."""
+PORT_FREE_S: Final = 120.0
 
 T = TypeVar("T")
 
@@ -95,6 +98,21 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0
             except OSError:
                 continue
             return port
+
+
+def wait_for_port(port: int) -> None:
+    """Wait until TCP `port` on loopback is free: another run of these tests may hold it."""
+
+    def free() -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+            return True
+
+    wait_until(free, f"port {port} to become free", PORT_FREE_S)
 
 
 class RelayEndedError(Exception):
