@@ -12,29 +12,17 @@
  *     if (pt_lookup(table, key, &packet)) ...    packet.payload, .tag, .ttl_s, .last_seen_us
  *
  * Threads. A table belongs to one thread, the one that holds the GIL, and takes no lock: until
- * `pt_share`, which comes before other threads start. From then on every function below locks
- * for its own duration, which is never longer than a few copies of one packet; a pointer into
- * the table is good only as long as the caller itself holds the lock (`pt_lock`, which is not
- * recursive: between it and `pt_unlock` only the functions named pt_*_locked may be called), so
- * other threads use `pt_lookup_copy`.
+ * `pt_share`, which comes before other threads start. From then on everything happens between
+ * `pt_lock` and `pt_unlock`, the owner's changes too, and takes no longer than a few copies of
+ * one packet. Other threads call `pt_lookup_copy`, which locks by itself, or `pt_lookup_locked`.
+ * The lock is not recursive, and nobody may wait for the GIL while holding it.
  */
 #ifndef RELAY_PACKET_TABLE_H
 #define RELAY_PACKET_TABLE_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "packet_blocks.h"
 
 #define PT_CAPSULE "relay.packet_table.1"
-#define PT_KEY_BYTES 32
-#define PT_TAG_BYTES 16
-#define PT_SEEN_BYTES 8 /* a record is the time it was last seen, and the payload */
-#define PT_PAYLOAD_MIN 72
-#define PT_PAYLOAD_MAX 1072
-#define PT_RECORD_MIN (PT_SEEN_BYTES + PT_PAYLOAD_MIN)
-#define PT_RECORD_MAX (PT_SEEN_BYTES + PT_PAYLOAD_MAX)
-
-typedef struct pt_table pt_table;
 
 /* What an answer is made of. */
 typedef struct {
@@ -53,23 +41,323 @@ typedef struct {
  * alone, if there is none, or only a place held for one that is not loaded yet.
  * `out->payload` points into the table: good until it is next changed (put, load, expect, evict,
  * forget_expected; looking up changes nothing). Only for a table that is not shared. */
-static bool pt_lookup(pt_table *table, const uint8_t *key, pt_packet *out);
+static inline bool pt_lookup(pt_table *table, const uint8_t *key, pt_packet *out);
 
 /* The same between `pt_lock` and `pt_unlock`; the pointer is good until `pt_unlock`. */
-static bool pt_lookup_locked(pt_table *table, const uint8_t *key, pt_packet *out);
+static inline bool pt_lookup_locked(pt_table *table, const uint8_t *key, pt_packet *out);
 
 /* The same for any thread: locks, and copies the payload to `payload`, which has room for
  * PT_PAYLOAD_MAX bytes; `out->payload` is that copy. */
-static bool pt_lookup_copy(pt_table *table, const uint8_t *key, pt_packet *out, uint8_t *payload);
+static inline bool pt_lookup_copy(pt_table *table, const uint8_t *key, pt_packet *out,
+                                  uint8_t *payload);
 
 /* From now on (or no longer) other threads look up too. Call while there are none. */
-static void pt_share(pt_table *table, bool shared);
+static inline void pt_share(pt_table *table, bool shared);
 
 /* Keeps other threads out of a shared table; nothing at all where it is not shared. */
-static void pt_lock(pt_table *table);
-static void pt_unlock(pt_table *table);
+static inline void pt_lock(pt_table *table);
+static inline void pt_unlock(pt_table *table);
 
-/* How often `pt_lock` had to wait for another thread, since the start. */
-static uint64_t pt_waits(pt_table *table);
+/* How often a thread had to wait for another in `pt_lock`, since the start. */
+static inline uint64_t pt_waits(pt_table *table);
+
+/* ---- For the owner, table.pyx; to be called between pt_lock and pt_unlock ---- */
+
+typedef enum { PT_NO_MEMORY = -1, PT_NO_ROOM = 0, PT_DONE = 1 } pt_outcome;
+
+/* A table of at most `capacity` places, with 16 secret bytes for its hash. NULL: no memory. */
+static inline pt_table *pt_new(uint64_t capacity, const uint8_t secret[16]);
+static inline void pt_free(pt_table *table);
+
+/* How many packets there are; places held for expected ones do not count. */
+static inline uint64_t pt_count(const pt_table *table);
+/* How often the order of use has changed, or a packet came or went. */
+static inline uint64_t pt_changes(const pt_table *table);
+
+/* The packet of a key, or NULL; the order stays as it is. */
+static inline const pt_block *pt_peek(const pt_table *table, const uint8_t *key);
+/* The same, and it is used now. */
+static inline const pt_block *pt_get(pt_table *table, const uint8_t *key);
+
+/* What the methods of the twin do. Sizes of records are PT_RECORD_MIN .. PT_RECORD_MAX. */
+static inline pt_outcome pt_put(pt_table *table, const uint8_t *key, const uint8_t *record,
+                                size_t bytes);
+static inline pt_outcome pt_expect(pt_table *table, const uint8_t *key);
+static inline pt_outcome pt_load(pt_table *table, const uint8_t *key, const uint8_t *record,
+                                 size_t bytes);
+static inline void pt_forget_expected(pt_table *table);
+/* Eviction in two steps, so that the caller can keep a copy: the least recently used packet,
+ * for which places on the way are given up, or NULL; and its removal. */
+static inline const pt_block *pt_oldest(pt_table *table);
+static inline void pt_drop_oldest(pt_table *table);
+
+/* A walk over all packets, from the least recently used one; `pt_walk_next` is NULL at the end.
+ * Between its steps the table may change: what is used meanwhile comes later, maybe once more;
+ * what goes is left out, and so may be what is loaded. There is one walk at a time. */
+static inline void pt_walk_begin(pt_table *table);
+static inline const pt_block *pt_walk_next(pt_table *table);
+
+/* ---- The table as a whole ---- */
+
+static inline pt_table *pt_new(uint64_t capacity, const uint8_t secret[16])
+{
+    pt_table *table = calloc(1, sizeof *table);
+    if (table == NULL)
+        return NULL;
+    uint32_t buckets = PT_BUCKETS_MIN;
+    while (buckets < capacity && buckets < PT_BUCKETS_MAX)
+        buckets *= 2;
+    table->bucket_mask = buckets - 1;
+    table->capacity = capacity;
+    table->secret[0] = pt_load_64_little(secret);
+    table->secret[1] = pt_load_64_little(secret + 8);
+    table->pages_made = 1;
+    table->buckets = calloc(buckets, sizeof *table->buckets);
+    if (table->buckets == NULL || pthread_mutex_init(&table->mutex, NULL) != 0) {
+        free(table->buckets);
+        free(table);
+        return NULL;
+    }
+    return table;
+}
+
+static inline void pt_free(pt_table *table)
+{
+    for (uint32_t page = 1; page < table->pages_made; page++)
+        free(table->pages[page]);
+    for (size_t units = 0; units <= PT_UNITS_MAX; units++)
+        free(table->classes[units].pages);
+    free(table->pages);
+    free(table->buckets);
+    pthread_mutex_destroy(&table->mutex);
+    free(table);
+}
+
+static inline void pt_share(pt_table *table, bool shared) { table->shared = shared; }
+
+static inline void pt_lock(pt_table *table)
+{
+    if (table->shared && pthread_mutex_trylock(&table->mutex) != 0) {
+        pthread_mutex_lock(&table->mutex);
+        table->waits++;
+    }
+}
+
+static inline void pt_unlock(pt_table *table)
+{
+    if (table->shared)
+        pthread_mutex_unlock(&table->mutex);
+}
+
+static inline uint64_t pt_waits(pt_table *table)
+{
+    pt_lock(table);
+    uint64_t waits = table->waits;
+    pt_unlock(table);
+    return waits;
+}
+
+static inline uint64_t pt_count(const pt_table *table)
+{
+    return table->count - table->classes[PT_PLACE_UNITS].count;
+}
+
+static inline uint64_t pt_changes(const pt_table *table) { return table->changes; }
+
+/* ---- Changing ---- */
+
+/* Adds a block that is in no order yet; `bytes` is 0 for a place. 0: no memory. */
+static inline uint32_t pt_add(pt_table *table, const uint8_t *key, const uint8_t *record,
+                              size_t bytes)
+{
+    uint32_t handle = pt_allocate(table, (uint32_t)PT_UNITS(bytes));
+    if (handle == 0)
+        return 0;
+    pt_block *block = pt_at(table, handle);
+    uint32_t *bucket = pt_bucket(table, key);
+    memcpy(block->key, key, PT_KEY_BYTES);
+    block->chain = *bucket;
+    block->record_bytes = (uint16_t)bytes;
+    block->has_facts = false;
+    if (bytes > 0)
+        memcpy(block->record, record, bytes);
+    *bucket = handle;
+    table->count++;
+    return handle;
+}
+
+/* Gives a block another record. Its handle afterwards; 0, and nothing has changed: no memory. */
+static inline uint32_t pt_replace(pt_table *table, uint32_t handle, const uint8_t *record,
+                                  size_t bytes)
+{
+    pt_block *block = pt_at(table, handle);
+    uint32_t units = (uint32_t)PT_UNITS(bytes);
+    uint32_t units_before = (uint32_t)PT_UNITS(block->record_bytes);
+    if (block->record_bytes != bytes
+        || memcmp(block->record + PT_SEEN_BYTES, record + PT_SEEN_BYTES,
+                  bytes - PT_SEEN_BYTES) != 0)
+        block->has_facts = false;
+    if (units == units_before) {
+        block->record_bytes = (uint16_t)bytes;
+        memcpy(block->record, record, bytes);
+        return handle;
+    }
+    uint32_t moved = pt_allocate(table, units);
+    if (moved == 0)
+        return 0;
+    pt_block *target = pt_at(table, moved);
+    memcpy(target, block, sizeof *block);
+    target->record_bytes = (uint16_t)bytes;
+    memcpy(target->record, record, bytes);
+    pt_mend_links(table, handle, moved);
+    pt_release(table, handle, units_before); /* of another size: cannot move the new one */
+    return moved;
+}
+
+static inline pt_outcome pt_put(pt_table *table, const uint8_t *key, const uint8_t *record,
+                                size_t bytes)
+{
+    uint32_t handle = pt_find(table, key);
+    if (handle != 0) {
+        handle = pt_replace(table, handle, record, bytes);
+        if (handle == 0)
+            return PT_NO_MEMORY;
+        pt_use(table, handle);
+        return PT_DONE;
+    }
+    handle = pt_add(table, key, record, bytes);
+    if (handle == 0)
+        return PT_NO_MEMORY;
+    pt_put_newest(table, handle);
+    return PT_DONE;
+}
+
+static inline pt_outcome pt_expect(pt_table *table, const uint8_t *key)
+{
+    if (table->count >= table->capacity || pt_find(table, key) != 0)
+        return PT_NO_ROOM;
+    uint32_t handle = pt_add(table, key, NULL, 0);
+    if (handle == 0)
+        return PT_NO_MEMORY;
+    pt_put_oldest(table, handle);
+    return PT_DONE;
+}
+
+static inline pt_outcome pt_load(pt_table *table, const uint8_t *key, const uint8_t *record,
+                                 size_t bytes)
+{
+    uint32_t handle = pt_find(table, key);
+    if (handle != 0) {
+        if (pt_at(table, handle)->record_bytes != 0)
+            return PT_DONE;
+        table->changes++;
+        return pt_replace(table, handle, record, bytes) != 0 ? PT_DONE : PT_NO_MEMORY;
+    }
+    if (table->count >= table->capacity)
+        return PT_NO_ROOM;
+    handle = pt_add(table, key, record, bytes);
+    if (handle == 0)
+        return PT_NO_MEMORY;
+    pt_put_oldest(table, handle);
+    return PT_DONE;
+}
+
+static inline void pt_forget_expected(pt_table *table)
+{
+    pt_class *places = &table->classes[PT_PLACE_UNITS];
+    while (places->count > 0)
+        pt_remove(table, pt_handle(places, places->count - 1, PT_PLACE_UNITS));
+}
+
+static inline const pt_block *pt_oldest(pt_table *table)
+{
+    while (table->oldest != 0) {
+        const pt_block *block = pt_at(table, table->oldest);
+        if (block->record_bytes != 0)
+            return block;
+        pt_remove(table, table->oldest);
+    }
+    return NULL;
+}
+
+static inline void pt_drop_oldest(pt_table *table) { pt_remove(table, table->oldest); }
+
+static inline void pt_walk_begin(pt_table *table) { table->walker = table->oldest; }
+
+static inline const pt_block *pt_walk_next(pt_table *table)
+{
+    while (table->walker != 0) {
+        const pt_block *block = pt_at(table, table->walker);
+        table->walker = block->newer;
+        if (block->record_bytes != 0)
+            return block;
+    }
+    return NULL;
+}
+
+/* ---- Reading ---- */
+
+static inline const pt_block *pt_peek(const pt_table *table, const uint8_t *key)
+{
+    uint32_t handle = pt_find_packet(table, key);
+    return handle != 0 ? pt_at(table, handle) : NULL;
+}
+
+static inline const pt_block *pt_get(pt_table *table, const uint8_t *key)
+{
+    uint32_t handle = pt_find_packet(table, key);
+    if (handle == 0)
+        return NULL;
+    pt_use(table, handle);
+    return pt_at(table, handle);
+}
+
+static inline void pt_make_facts(pt_block *block)
+{
+    const uint8_t *payload = block->record + PT_SEEN_BYTES;
+    size_t bytes = block->record_bytes - PT_SEEN_BYTES;
+    pt_entity_tag(block->tag, payload, bytes);
+    block->has_answers
+        = pt_min_answer_ttl_s(payload + PT_DNS_AT, bytes - PT_DNS_AT, &block->ttl_s);
+    block->has_facts = true;
+}
+
+static inline bool pt_lookup_locked(pt_table *table, const uint8_t *key, pt_packet *out)
+{
+    uint32_t handle = pt_find_packet(table, key);
+    if (handle == 0)
+        return false;
+    pt_use(table, handle);
+    pt_block *block = pt_at(table, handle);
+    if (!block->has_facts)
+        pt_make_facts(block);
+    const uint8_t *record = block->record;
+    out->payload = record + PT_SEEN_BYTES;
+    out->payload_bytes = block->record_bytes - PT_SEEN_BYTES;
+    out->timestamp_us = pt_load_64_big(out->payload + PT_TIMESTAMP_AT);
+    out->last_seen_us = pt_load_64_big(record);
+    out->ttl_s = block->ttl_s;
+    out->has_answers = block->has_answers;
+    memcpy(out->tag, block->tag, PT_TAG_BYTES);
+    return true;
+}
+
+static inline bool pt_lookup(pt_table *table, const uint8_t *key, pt_packet *out)
+{
+    return pt_lookup_locked(table, key, out);
+}
+
+static inline bool pt_lookup_copy(pt_table *table, const uint8_t *key, pt_packet *out,
+                                  uint8_t *payload)
+{
+    pt_lock(table);
+    bool found = pt_lookup_locked(table, key, out);
+    if (found) {
+        memcpy(payload, out->payload, out->payload_bytes);
+        out->payload = payload;
+    }
+    pt_unlock(table);
+    return found;
+}
 
 #endif

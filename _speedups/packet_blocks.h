@@ -1,0 +1,311 @@
+/* The blocks of the packet table: how they lie in memory, are found, and are kept in order.
+ *
+ * A packet is one block: links, facts, record. Blocks of one size, in steps of 16 bytes, lie in
+ * pages without gaps: the last one is moved into the place of one that goes. So memory is that
+ * of the packets and less than a page for each size, whatever order they come and go in.
+ *
+ * A handle names a block by its page and where in the page it begins; 0 is none. All links are
+ * handles, and whoever moves a block mends those to it. Places held for expected packets are
+ * blocks without a record, the only ones of their size.
+ *
+ * The hash is keyed: who publishes may choose keys. Its buckets are laid out for the capacity at
+ * the start, as zero pages that cost nothing until they are used, and never grow: more packets
+ * than `capacity` make the chains longer, no more. */
+#ifndef RELAY_PACKET_BLOCKS_H
+#define RELAY_PACKET_BLOCKS_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "packet_facts.h" /* PT_TAG_BYTES, and how to read numbers */
+
+#define PT_KEY_BYTES 32
+#define PT_SEEN_BYTES 8 /* a record is the time it was last seen, and the payload */
+#define PT_TIMESTAMP_AT 64 /* in the payload */
+#define PT_DNS_AT 72
+#define PT_PAYLOAD_MIN PT_DNS_AT
+#define PT_PAYLOAD_MAX (PT_DNS_AT + 1000)
+#define PT_RECORD_MIN (PT_SEEN_BYTES + PT_PAYLOAD_MIN)
+#define PT_RECORD_MAX (PT_SEEN_BYTES + PT_PAYLOAD_MAX)
+
+#define PT_UNIT 16
+#define PT_PAGE_BYTES 65536
+#define PT_PAGE_UNITS_LOG 12
+#define PT_PAGE_UNITS (1u << PT_PAGE_UNITS_LOG)
+#define PT_PAGES_MAX (1u << (32 - PT_PAGE_UNITS_LOG)) /* 64 GiB */
+#define PT_BUCKETS_MIN (1u << 8)
+#define PT_BUCKETS_MAX (1u << 26)
+
+typedef struct {
+    uint8_t key[PT_KEY_BYTES];
+    uint8_t tag[PT_TAG_BYTES]; /* with has_facts */
+    uint32_t ttl_s;            /* with has_facts */
+    uint32_t chain;            /* the next of the bucket */
+    uint32_t newer, older;     /* in the order of use */
+    uint16_t record_bytes;     /* 0: an expected packet's place */
+    bool has_answers;          /* with has_facts */
+    bool has_facts;            /* made when somebody first asks for them */
+    uint8_t record[];
+} pt_block;
+
+#define PT_UNITS(record_bytes) ((sizeof(pt_block) + (record_bytes) + PT_UNIT - 1) / PT_UNIT)
+#define PT_PLACE_UNITS PT_UNITS(0)
+#define PT_UNITS_MAX PT_UNITS(PT_RECORD_MAX)
+
+/* All blocks of one size. */
+typedef struct {
+    uint32_t *pages; /* their numbers; the blocks fill them in this order */
+    uint32_t pages_used, pages_room;
+    uint32_t count;  /* of blocks */
+} pt_class;
+
+typedef struct {
+    pthread_mutex_t mutex;
+    bool shared;
+    uint64_t waits;
+    uint64_t secret[2];
+    uint64_t capacity;
+    uint64_t changes;
+    uint32_t *buckets;
+    uint32_t bucket_mask;
+    uint32_t count;            /* of blocks, packets' and places */
+    uint32_t newest, oldest;   /* in the order of use */
+    uint32_t walker;           /* what a walk visits next */
+    uint32_t pages_made, pages_room;
+    uint32_t free_page;        /* first of a list through the first bytes of pages; 0: none */
+    uint8_t **pages;           /* by number; number 0 is not used, so no handle is 0 */
+    pt_class classes[PT_UNITS_MAX + 1]; /* by units of the block */
+} pt_table;
+
+static inline pt_block *pt_at(const pt_table *table, uint32_t handle)
+{
+    return (pt_block *)(table->pages[handle >> PT_PAGE_UNITS_LOG]
+                        + (size_t)(handle & (PT_PAGE_UNITS - 1)) * PT_UNIT);
+}
+
+/* ---- Finding ---- */
+
+static inline void pt_sip_round(uint64_t v[4])
+{
+    v[0] += v[1];
+    v[2] += v[3];
+    v[1] = pt_rotate_right(v[1], 51) ^ v[0];
+    v[3] = pt_rotate_right(v[3], 48) ^ v[2];
+    v[0] = pt_rotate_right(v[0], 32);
+    v[2] += v[1];
+    v[0] += v[3];
+    v[1] = pt_rotate_right(v[1], 47) ^ v[2];
+    v[3] = pt_rotate_right(v[3], 43) ^ v[0];
+    v[2] = pt_rotate_right(v[2], 32);
+}
+
+/* SipHash-1-3 (Aumasson and Bernstein, 2012), as hash tables elsewhere use it, of a key. */
+static inline uint64_t pt_hash(const uint64_t secret[2], const uint8_t *key)
+{
+    uint64_t v[4] = {
+        secret[0] ^ 0x736f6d6570736575, secret[1] ^ 0x646f72616e646f6d,
+        secret[0] ^ 0x6c7967656e657261, secret[1] ^ 0x7465646279746573,
+    };
+    for (int i = 0; i <= PT_KEY_BYTES / 8; i++) {
+        uint64_t word = i < PT_KEY_BYTES / 8 ? pt_load_64_little(key + 8 * i)
+                                             : (uint64_t)PT_KEY_BYTES << 56;
+        v[3] ^= word;
+        pt_sip_round(v);
+        v[0] ^= word;
+    }
+    v[2] ^= 0xff;
+    for (int i = 0; i < 3; i++)
+        pt_sip_round(v);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+static inline uint32_t *pt_bucket(const pt_table *table, const uint8_t *key)
+{
+    return &table->buckets[pt_hash(table->secret, key) & table->bucket_mask];
+}
+
+static inline uint32_t pt_find(const pt_table *table, const uint8_t *key)
+{
+    uint32_t handle = *pt_bucket(table, key);
+    while (handle != 0) {
+        const pt_block *block = pt_at(table, handle);
+        if (memcmp(block->key, key, PT_KEY_BYTES) == 0)
+            break;
+        handle = block->chain;
+    }
+    return handle;
+}
+
+static inline uint32_t pt_find_packet(const pt_table *table, const uint8_t *key)
+{
+    uint32_t handle = pt_find(table, key);
+    return handle != 0 && pt_at(table, handle)->record_bytes != 0 ? handle : 0;
+}
+
+/* The link of the bucket's chain that leads to a block. */
+static inline uint32_t *pt_link_to(const pt_table *table, uint32_t handle)
+{
+    uint32_t *link = pt_bucket(table, pt_at(table, handle)->key);
+    while (*link != handle)
+        link = &pt_at(table, *link)->chain;
+    return link;
+}
+
+/* ---- The order of use ---- */
+
+static inline void pt_set_newer(pt_table *table, uint32_t of, uint32_t newer)
+{
+    if (of != 0)
+        pt_at(table, of)->newer = newer;
+    else
+        table->oldest = newer;
+}
+
+static inline void pt_set_older(pt_table *table, uint32_t of, uint32_t older)
+{
+    if (of != 0)
+        pt_at(table, of)->older = older;
+    else
+        table->newest = older;
+}
+
+static inline void pt_take_out(pt_table *table, uint32_t handle)
+{
+    const pt_block *block = pt_at(table, handle);
+    if (table->walker == handle)
+        table->walker = block->newer;
+    pt_set_newer(table, block->older, block->newer);
+    pt_set_older(table, block->newer, block->older);
+    table->changes++;
+}
+
+static inline void pt_put_newest(pt_table *table, uint32_t handle)
+{
+    pt_block *block = pt_at(table, handle);
+    block->newer = 0;
+    block->older = table->newest;
+    pt_set_newer(table, block->older, handle);
+    table->newest = handle;
+    table->changes++;
+}
+
+static inline void pt_put_oldest(pt_table *table, uint32_t handle)
+{
+    pt_block *block = pt_at(table, handle);
+    block->older = 0;
+    block->newer = table->oldest;
+    pt_set_older(table, block->newer, handle);
+    table->oldest = handle;
+    table->changes++;
+}
+
+static inline void pt_use(pt_table *table, uint32_t handle)
+{
+    if (table->newest != handle) {
+        pt_take_out(table, handle);
+        pt_put_newest(table, handle);
+    }
+}
+
+/* ---- Memory ---- */
+
+/* An array made twice as large, `room` with it; NULL, and the array is as it was: no memory. */
+static inline void *pt_grown(void *array, uint32_t *room, size_t element_bytes)
+{
+    uint32_t wanted = *room != 0 ? 2 * *room : 8;
+    void *grown = realloc(array, wanted * element_bytes);
+    if (grown != NULL)
+        *room = wanted;
+    return grown;
+}
+
+/* The number of a page to use; 0: no memory. */
+static inline uint32_t pt_new_page(pt_table *table)
+{
+    uint32_t page = table->free_page;
+    if (page != 0) {
+        memcpy(&table->free_page, table->pages[page], sizeof page);
+        return page;
+    }
+    page = table->pages_made;
+    if (page == PT_PAGES_MAX)
+        return 0;
+    if (page >= table->pages_room) {
+        uint8_t **grown = pt_grown(table->pages, &table->pages_room, sizeof *grown);
+        if (grown == NULL)
+            return 0;
+        table->pages = grown;
+    }
+    table->pages[page] = malloc(PT_PAGE_BYTES);
+    if (table->pages[page] == NULL)
+        return 0;
+    table->pages_made++;
+    return page;
+}
+
+static inline uint32_t pt_handle(const pt_class *class, uint32_t position, uint32_t units)
+{
+    uint32_t in_page = PT_PAGE_UNITS / units;
+    return class->pages[position / in_page] << PT_PAGE_UNITS_LOG | (position % in_page) * units;
+}
+
+/* A block of this size whose content is the caller's to set; 0: no memory. Moves nothing. */
+static inline uint32_t pt_allocate(pt_table *table, uint32_t units)
+{
+    pt_class *class = &table->classes[units];
+    if (class->count == class->pages_used * (PT_PAGE_UNITS / units)) {
+        if (class->pages_used == class->pages_room) {
+            uint32_t *grown = pt_grown(class->pages, &class->pages_room, sizeof *grown);
+            if (grown == NULL)
+                return 0;
+            class->pages = grown;
+        }
+        uint32_t page = pt_new_page(table);
+        if (page == 0)
+            return 0;
+        class->pages[class->pages_used++] = page;
+    }
+    return pt_handle(class, class->count++, units);
+}
+
+/* Makes all links to a block that was copied from `from` lead to `to`. */
+static inline void pt_mend_links(pt_table *table, uint32_t from, uint32_t to)
+{
+    const pt_block *block = pt_at(table, to);
+    *pt_link_to(table, from) = to; /* compares handles, and reads the key, which is still there */
+    pt_set_newer(table, block->older, to);
+    pt_set_older(table, block->newer, to);
+    if (table->walker == from)
+        table->walker = to;
+}
+
+/* Gives back a block that nothing links to: the last one of its size takes its place. */
+static inline void pt_release(pt_table *table, uint32_t handle, uint32_t units)
+{
+    pt_class *class = &table->classes[units];
+    uint32_t last = pt_handle(class, --class->count, units);
+    if (last != handle) {
+        memcpy(pt_at(table, handle), pt_at(table, last), (size_t)units * PT_UNIT);
+        pt_mend_links(table, last, handle);
+    }
+    if (class->count % (PT_PAGE_UNITS / units) == 0) {
+        uint32_t page = class->pages[--class->pages_used];
+        memcpy(table->pages[page], &table->free_page, sizeof page);
+        table->free_page = page;
+    }
+}
+
+static inline void pt_remove(pt_table *table, uint32_t handle)
+{
+    const pt_block *block = pt_at(table, handle);
+    pt_take_out(table, handle);
+    *pt_link_to(table, handle) = block->chain;
+    table->count--;
+    pt_release(table, handle, (uint32_t)PT_UNITS(block->record_bytes));
+}
+
+#endif
