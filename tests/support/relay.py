@@ -148,7 +148,6 @@ class RelayProcess:
         self.dht_port = free_port(socket.SOCK_DGRAM)
         self.log_path = folder / "relay.log"
         self.config_path = folder / "config.toml"
-        self.exit_code: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.config_path.write_text(self._config(bootstrap, sections or {}))
 
@@ -281,8 +280,7 @@ class RelayProcess:
 
     def _answers(self) -> bool:
         if not self.alive:
-            self.exit_code = self._ended()
-            raise RelayEndedError(f"exit code {self.exit_code}")
+            raise RelayEndedError(f"exit code {self._ended()}")
         try:
             return self.health().status in {200, 503}
         except OSError:
