@@ -185,74 +185,44 @@ static inline int ed_point_is_torsion(const ed_point *p)
     return ed_fe_is_zero(&q.x) && ed_fe_is_zero(&q.y);
 }
 
-/* a[0..count-1] squared `times` times, in place. A chain of squarings leaves the
- * multiplier half idle, since each step awaits the one before: two chains side by side
- * take hardly longer than one.
- */
-static inline void ed_fe_square_times(ed_fe *a, int count, int times)
+/* out = a^(2^times) b */
+static inline void ed_fe_square_times_mul(ed_fe *out, const ed_fe *a, int times, const ed_fe *b)
 {
-    for (int i = 0; i < times; i++)
-        for (int j = 0; j < count; j++)
-            ed_fe_square(&a[j], &a[j]);
+    ed_fe power;
+    ed_fe_square(&power, a);
+    for (int i = 1; i < times; i++)
+        ed_fe_square(&power, &power);
+    ed_fe_mul(out, &power, b);
 }
 
-static inline void ed_fe_mul_each(ed_fe *a, const ed_fe *b, int count)
-{
-    for (int j = 0; j < count; j++)
-        ed_fe_mul(&a[j], &a[j], &b[j]);
-}
-
-#define ED_ROOTS_MAX 2
-
-/* a[j] = a[j]^((p - 5) / 8), with (p - 5) / 8 = 2^252 - 3; tight in and out.
+/* out = a^((p - 5) / 8), with (p - 5) / 8 = 2^252 - 3; tight in and out.
  *
  * With x_n = a^(2^n - 1): x_(m+n) = x_m^(2^n) x_n.
  */
-static inline void ed_fe_power_252_3(ed_fe *a, int count)
+static inline void ed_fe_power_252_3(ed_fe *out, const ed_fe *a)
 {
-    ed_fe x[ED_ROOTS_MAX], x_10[ED_ROOTS_MAX], x_50[ED_ROOTS_MAX], saved[ED_ROOTS_MAX];
-    const size_t bytes = (size_t)count * sizeof(ed_fe);
-    memcpy(x, a, bytes); /* x_1 */
-    ed_fe_square_times(x, count, 1);
-    ed_fe_mul_each(x, a, count); /* x_2 */
-    memcpy(saved, x, bytes);
-    ed_fe_square_times(x, count, 2);
-    ed_fe_mul_each(x, saved, count); /* x_4 */
-    ed_fe_square_times(x, count, 1);
-    ed_fe_mul_each(x, a, count); /* x_5 */
-    memcpy(saved, x, bytes);
-    ed_fe_square_times(x, count, 5);
-    ed_fe_mul_each(x, saved, count); /* x_10 */
-    memcpy(x_10, x, bytes);
-    ed_fe_square_times(x, count, 10);
-    ed_fe_mul_each(x, x_10, count); /* x_20 */
-    memcpy(saved, x, bytes);
-    ed_fe_square_times(x, count, 20);
-    ed_fe_mul_each(x, saved, count); /* x_40 */
-    ed_fe_square_times(x, count, 10);
-    ed_fe_mul_each(x, x_10, count); /* x_50 */
-    memcpy(x_50, x, bytes);
-    ed_fe_square_times(x, count, 50);
-    ed_fe_mul_each(x, x_50, count); /* x_100 */
-    memcpy(saved, x, bytes);
-    ed_fe_square_times(x, count, 100);
-    ed_fe_mul_each(x, saved, count); /* x_200 */
-    ed_fe_square_times(x, count, 50);
-    ed_fe_mul_each(x, x_50, count); /* x_250 */
-    ed_fe_square_times(x, count, 2);
-    ed_fe_mul_each(x, a, count); /* 4 (2^250 - 1) + 1 = 2^252 - 3 */
-    memcpy(a, x, bytes);
+    ed_fe x, x_10, x_50;
+    ed_fe_square_times_mul(&x, a, 1, a);            /* x_2 */
+    ed_fe_square_times_mul(&x, &x, 2, &x);          /* x_4 */
+    ed_fe_square_times_mul(&x, &x, 1, a);           /* x_5 */
+    ed_fe_square_times_mul(&x_10, &x, 5, &x);       /* x_10 */
+    ed_fe_square_times_mul(&x, &x_10, 10, &x_10);   /* x_20 */
+    ed_fe_square_times_mul(&x, &x, 20, &x);         /* x_40 */
+    ed_fe_square_times_mul(&x_50, &x, 10, &x_10);   /* x_50 */
+    ed_fe_square_times_mul(&x, &x_50, 50, &x_50);   /* x_100 */
+    ed_fe_square_times_mul(&x, &x, 100, &x);        /* x_200 */
+    ed_fe_square_times_mul(&x, &x, 50, &x_50);      /* x_250 */
+    ed_fe_square_times_mul(out, &x, 2, a);          /* 4 (2^250 - 1) + 1 = 2^252 - 3 */
 }
 
 /* out = 1 / a, or 0 for 0: a^(p-2), with p - 2 = 8 (2^252 - 3) + 3. Tight in and out. */
 static inline void ed_fe_invert(ed_fe *out, const ed_fe *a)
 {
-    ed_fe power = *a;
-    ed_fe_power_252_3(&power, 1);
-    ed_fe_square_times(&power, 1, 3);
-    ed_fe_mul(&power, &power, a);
-    ed_fe_mul(&power, &power, a);
-    ed_fe_mul(out, &power, a);
+    ed_fe power, square;
+    ed_fe_power_252_3(&power, a);
+    ed_fe_square(&square, a);
+    ed_fe_square_times_mul(&power, &power, 3, a);
+    ed_fe_mul(out, &power, &square);
 }
 
 /* u = y^2 - 1, tight */
@@ -283,38 +253,30 @@ static inline int ed_choose_root(ed_fe *x, const ed_fe *u, const ed_fe *vxx, int
     return 1;
 }
 
-/* Decodes `count` points as ZIP-215 wants: y is taken modulo p, and a sign bit with
- * x = 0 is accepted. Returns a mask of those that are on the curve; the others are unset.
+/* Decodes a point as ZIP-215 wants: y is taken modulo p, and a sign bit with x = 0 is
+ * accepted. Returns 0 if there is no such point on the curve.
  *
  * With x^2 = u / v for u = y^2 - 1 and v = d y^2 + 1 (never 0: -1/d is no square), the
  * candidate x = u v^3 (u v^7)^((p-5)/8) has v x^2 = u, -u or neither; -u is mended by a
  * root of -1, neither means that u / v is no square (RFC 8032, section 5.1.3).
  */
-static inline unsigned ed_decompress(ed_fe *x, ed_fe *y, const uint8_t *const *encodings, int count)
+static inline int ed_decompress(ed_fe *x, ed_fe *y, const uint8_t encoding[32])
 {
-    ed_fe u[ED_ROOTS_MAX], v[ED_ROOTS_MAX], uv3[ED_ROOTS_MAX];
-    unsigned found = 0;
-    for (int j = 0; j < count; j++) {
-        ed_fe power;
-        ed_fe_from_bytes(&y[j], encodings[j]);
-        ed_set_numerator(&u[j], &y[j]);
-        ed_fe_square(&power, &y[j]);
-        ed_fe_mul(&v[j], &power, &ED_D);
-        ed_fe_add(&v[j], &v[j], &ED_ONE);
-        ed_fe_square(&power, &v[j]);
-        ed_fe_mul(&uv3[j], &u[j], &v[j]);
-        ed_fe_mul(&uv3[j], &uv3[j], &power);
-        ed_fe_square(&power, &power);
-        ed_fe_mul(&x[j], &uv3[j], &power);
-    }
-    ed_fe_power_252_3(x, count);
-    for (int j = 0; j < count; j++) {
-        ed_fe vxx;
-        ed_fe_mul(&x[j], &x[j], &uv3[j]);
-        ed_fe_square(&vxx, &x[j]);
-        ed_fe_mul(&vxx, &vxx, &v[j]);
-        found |= (unsigned)ed_choose_root(&x[j], &u[j], &vxx, encodings[j][31] >> 7) << j;
-    }
-    return found;
+    ed_fe u, v, uv3, power;
+    ed_fe_from_bytes(y, encoding);
+    ed_set_numerator(&u, y);
+    ed_fe_square(&power, y);
+    ed_fe_mul(&v, &power, &ED_D);
+    ed_fe_add(&v, &v, &ED_ONE);
+    ed_fe_square(&power, &v);
+    ed_fe_mul(&uv3, &u, &v);
+    ed_fe_mul(&uv3, &uv3, &power);
+    ed_fe_square(&power, &power);
+    ed_fe_mul(&power, &uv3, &power);
+    ed_fe_power_252_3(x, &power);
+    ed_fe_mul(x, x, &uv3);
+    ed_fe_square(&power, x);
+    ed_fe_mul(&power, &power, &v);
+    return ed_choose_root(x, &u, &power, encoding[31] >> 7);
 }
 #endif

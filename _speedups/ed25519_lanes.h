@@ -275,44 +275,32 @@ ED_LANES_INLINE void ed_lanes_point_double(ed_lanes_product *r, const ed_lanes_p
     ed_lanes_carry(&r->f);
 }
 
-ED_LANES_INLINE void ed_lanes_square_times(ed_lanes *a, int times)
+/* out = a^(2^times) b */
+ED_LANES_INLINE void ed_lanes_square_times_mul(ed_lanes *out, const ed_lanes *a, int times,
+                                               const ed_lanes *b)
 {
-    for (int i = 0; i < times; i++)
-        ed_lanes_square(a, a);
+    ed_lanes power;
+    ed_lanes_square(&power, a);
+    for (int i = 1; i < times; i++)
+        ed_lanes_square(&power, &power);
+    ed_lanes_mul(out, &power, b);
 }
 
-/* a^(2^252 - 3); the steps of ed_fe_power_252_3. Tight in and out. */
-ED_LANES_CODE void ed_lanes_power_252_3(ed_lanes *a)
+/* out = a^(2^252 - 3); the steps of ed_fe_power_252_3. Tight in and out. */
+ED_LANES_CODE void ed_lanes_power_252_3(ed_lanes *out, const ed_lanes *a)
 {
-    ed_lanes x = *a, x_10, x_50, saved;
-    ed_lanes_square_times(&x, 1);
-    ed_lanes_mul(&x, &x, a); /* x_2 */
-    saved = x;
-    ed_lanes_square_times(&x, 2);
-    ed_lanes_mul(&x, &x, &saved); /* x_4 */
-    ed_lanes_square_times(&x, 1);
-    ed_lanes_mul(&x, &x, a); /* x_5 */
-    saved = x;
-    ed_lanes_square_times(&x, 5);
-    ed_lanes_mul(&x, &x, &saved); /* x_10 */
-    x_10 = x;
-    ed_lanes_square_times(&x, 10);
-    ed_lanes_mul(&x, &x, &x_10); /* x_20 */
-    saved = x;
-    ed_lanes_square_times(&x, 20);
-    ed_lanes_mul(&x, &x, &saved); /* x_40 */
-    ed_lanes_square_times(&x, 10);
-    ed_lanes_mul(&x, &x, &x_10); /* x_50 */
-    x_50 = x;
-    ed_lanes_square_times(&x, 50);
-    ed_lanes_mul(&x, &x, &x_50); /* x_100 */
-    saved = x;
-    ed_lanes_square_times(&x, 100);
-    ed_lanes_mul(&x, &x, &saved); /* x_200 */
-    ed_lanes_square_times(&x, 50);
-    ed_lanes_mul(&x, &x, &x_50); /* x_250 */
-    ed_lanes_square_times(&x, 2);
-    ed_lanes_mul(a, &x, a);
+    ed_lanes x, x_10, x_50;
+    ed_lanes_square_times_mul(&x, a, 1, a);             /* x_2 */
+    ed_lanes_square_times_mul(&x, &x, 2, &x);           /* x_4 */
+    ed_lanes_square_times_mul(&x, &x, 1, a);            /* x_5 */
+    ed_lanes_square_times_mul(&x_10, &x, 5, &x);        /* x_10 */
+    ed_lanes_square_times_mul(&x, &x_10, 10, &x_10);    /* x_20 */
+    ed_lanes_square_times_mul(&x, &x, 20, &x);          /* x_40 */
+    ed_lanes_square_times_mul(&x_50, &x, 10, &x_10);    /* x_50 */
+    ed_lanes_square_times_mul(&x, &x_50, 50, &x_50);    /* x_100 */
+    ed_lanes_square_times_mul(&x, &x, 100, &x);         /* x_200 */
+    ed_lanes_square_times_mul(&x, &x, 50, &x_50);       /* x_250 */
+    ed_lanes_square_times_mul(out, &x, 2, a);
 }
 
 /* ed_decompress for four encodings: a mask of those on the curve. */
@@ -335,8 +323,8 @@ ED_LANES_CODE unsigned ed_lanes_decompress(ed_fe x[4], ed_fe y[4],
     ed_lanes_mul(&uv3, &u, &v);
     ed_lanes_mul(&uv3, &uv3, &v2);
     ed_lanes_square(&v2, &v2);
-    ed_lanes_mul(&root, &uv3, &v2); /* u v^7 */
-    ed_lanes_power_252_3(&root);
+    ed_lanes_mul(&v2, &uv3, &v2); /* u v^7 */
+    ed_lanes_power_252_3(&root, &v2);
     ed_lanes_mul(&root, &root, &uv3);
     ed_lanes_store(x, &root);
     ed_lanes_square(&root, &root);

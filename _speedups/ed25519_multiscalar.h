@@ -271,13 +271,12 @@ static inline void ed_base_setup(void)
     static const uint8_t encoding[32] = {
         0x58, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
         0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66};
-    const uint8_t *encodings[1] = {encoding};
     ed_fe x, y, inverse;
     ed_affine affine;
     ed_point point;
     ed_addend twice;
     ed_product sum;
-    (void)ed_decompress(&x, &y, encodings, 1);
+    (void)ed_decompress(&x, &y, encoding);
     ed_affine_set(&affine, &x, &y);
     ed_affine_to_point(&point, &affine, 0);
     for (int half = 0; half < 2; half++) {

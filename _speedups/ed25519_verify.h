@@ -36,10 +36,10 @@ typedef struct {
  * over one addition at a time. Measured.
  */
 #ifndef ED_PIPPENGER_TERMS
-#define ED_PIPPENGER_TERMS 400
+#define ED_PIPPENGER_TERMS 128
 #endif
 #ifndef ED_LANES_TERMS_MIN
-#define ED_LANES_TERMS_MIN 12
+#define ED_LANES_TERMS_MIN 8
 #endif
 
 static int ed_lanes_enabled; /* usable and not switched off by a test */
@@ -71,25 +71,24 @@ static inline int ed_allow_lanes(int allowed)
 static inline unsigned ed_decode(ed_fe x[ED_DECODE_MAX], ed_fe y[ED_DECODE_MAX],
                                  const uint8_t *const *encodings, int count)
 {
-    unsigned found;
+    unsigned found = 0;
 #ifdef ED_HAVE_LANES
     if (ed_lanes_enabled && count > 1) {
         const uint8_t *four[4];
         for (int j = 0; j < 4; j++)
-            four[j] = encodings[j < count ? j : 0];
+            four[j] = j < count ? encodings[j] : encodings[0];
         return ed_lanes_decompress(x, y, four) & ((1u << count) - 1);
     }
 #endif
-    found = ed_decompress(x, y, encodings, count < 2 ? count : 2);
-    if (count > 2)
-        found |= ed_decompress(x + 2, y + 2, encodings + 2, count - 2) << 2;
+    for (int j = 0; j < count; j++)
+        found |= (unsigned)ed_decompress(&x[j], &y[j], encodings[j]) << j;
     return found;
 }
 
 static inline int ed_is_point(const uint8_t public_key[32])
 {
     ed_fe x, y;
-    return (int)ed_decompress(&x, &y, &public_key, 1);
+    return ed_decompress(&x, &y, public_key);
 }
 
 /* k = SHA-512(R || A || M) mod L */
@@ -284,7 +283,7 @@ static inline void ed_batch_decode(ed_batch *batch, const ed_item *items)
     const size_t keys = batch->key_count, points = keys + batch->member_count;
     size_t kept = 0;
     for (size_t i = 0; i < points; i += ED_DECODE_MAX) {
-        const uint8_t *encodings[ED_DECODE_MAX];
+        const uint8_t *encodings[ED_DECODE_MAX] = {NULL};
         const int count = points - i < ED_DECODE_MAX ? (int)(points - i) : ED_DECODE_MAX;
         ed_fe x[ED_DECODE_MAX], y[ED_DECODE_MAX];
         for (int j = 0; j < count; j++)

@@ -287,7 +287,8 @@ def signed(count: int, keys: int) -> list[Item]:
 
 @pytest.mark.parametrize("keys", [1, 7, 2000])
 @pytest.mark.parametrize(
-    "count", [0, 1, 2, 5, 6, 7, 64, 199, 200, 201, 255, 256, 257, 512, 1023, 1024, 1025, 2051]
+    "count",
+    [0, 1, 2, 3, 4, 6, 7, 8, 63, 64, 126, 127, 128, 255, 256, 257, 511, 512, 1024, 1025, 2051],
 )
 def test_sizes_around_every_change_of_method(count: int, keys: int) -> None:
     """Straus, Pippenger, lanes; one piece and several; few keys and many; all good, some bad."""
