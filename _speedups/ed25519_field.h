@@ -88,7 +88,8 @@ static const ed_fe ED_ONE = {{1, 0, 0, 0, 0}};
 /* d = -121665/121666 of the curve equation -x^2 + y^2 = 1 + d x^2 y^2. */
 static const ed_fe ED_D = {{0x34dca135978a3, 0x1a8283b156ebd, 0x5e7a26001c029,
                             0x739c663a03cbb, 0x52036cee2b6ff}};
-static const ed_fe ED_D_INVERSE = {{0x0f276cdc9f843, 0x3084f2a85c4bc, 0x6e73d982d775a, 0x721958b108a66, 0x40907ed214d5c}};
+static const ed_fe ED_D_INVERSE = {{0x0f276cdc9f843, 0x3084f2a85c4bc, 0x6e73d982d775a,
+                                     0x721958b108a66, 0x40907ed214d5c}};
 static const ed_fe ED_2D = {{0x69b9426b2f159, 0x35050762add7a, 0x3cf44c0038052,
                              0x6738cc7407977, 0x2406d9dc56dff}};
 /* A square root of -1: 2^((p-1)/4). */
