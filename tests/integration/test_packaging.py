@@ -15,7 +15,7 @@ import pytest
 from relay import __version__
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ("bencode", "ed25519", "xor")
+EXTENSIONS = sorted(path.stem for path in (ROOT / "_speedups").glob("*.pyx"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.compiled]
 
@@ -98,7 +98,7 @@ def test_sdist_has_what_it_takes(sdist: Path) -> None:
 def test_wheel_has_code_types_and_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     expected = {"relay/py.typed", "relay/cli.py", "relay/store/schema.sql"}
-    expected |= {f"relay/_speedups/{kernel}.pyi" for kernel in KERNELS}
+    expected |= {f"relay/_speedups/{name}.pyi" for name in EXTENSIONS}
     expected |= {
         path.relative_to(ROOT).as_posix()
         for folder in ("relay/http", "relay/store")
@@ -106,10 +106,8 @@ def test_wheel_has_code_types_and_data(wheel: Path) -> None:
         if path.suffix in {".html", ".css", ".sql"}
     }
     assert expected - set(names) == set()
-    for kernel in KERNELS:
-        assert [
-            n for n in names if n.startswith(f"relay/_speedups/{kernel}.") and n.endswith(".so")
-        ]
+    for name in EXTENSIONS:
+        assert [n for n in names if n.startswith(f"relay/_speedups/{name}.") and n.endswith(".so")]
     assert {name.split("/")[0] for name in names} == {
         "relay",
         f"pkarr_relay-{__version__}.dist-info",
