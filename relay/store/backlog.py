@@ -81,7 +81,7 @@ class Backlog:
     def fail(self, group: Group) -> None:
         """Take back the records of `group` that are still the table's; let all waiters go."""
         for key, record in group.records.items():
-            if self._table.peek(key) is record:
+            if self._table.peek(key) == record:
                 self._others[key] = record
         self.finish(group)
         self.release()

@@ -52,12 +52,9 @@ def open_for_writing(path: Path) -> OpenDatabase:
         path.chmod(0o600)  # SQLite gives the log and its index the mode of the database
     connection = _connect(path, "mode=rw")
     try:
-        for pragma in (
-            "synchronous=FULL",
-            f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
-            f"journal_size_limit={_CHECKPOINT_PAGES * 4096}",
-        ):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
+        _set(connection, "synchronous=FULL")
+        _set(connection, f"wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        _set(connection, f"journal_size_limit={_CHECKPOINT_PAGES * 4096}")
         _check_schema(path, connection)
         # A file that may not be written is opened all the same, to be read; find out now.
         connection.execute("BEGIN IMMEDIATE")
@@ -87,7 +84,7 @@ def open_for_reading(path: Path) -> tuple[sqlite3.Connection, bool]:
     frozen = not writable and not _has_log(path)
     connection = _connect(path, "mode=ro&immutable=1" if frozen else "mode=ro")
     try:
-        connection.execute("PRAGMA query_only=ON").fetchall()
+        _set(connection, "query_only=ON")
         _check_schema(path, connection)
     except BaseException:
         connection.close()
@@ -105,9 +102,18 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
     )
     # The file may have been prepared by somebody else: no functions run from its schema, and
     # pages are checked as they are read.
-    for pragma in ("trusted_schema=OFF", "cell_size_check=ON", f"cache_size=-{_PAGE_CACHE_KIB}"):
-        connection.execute(f"PRAGMA {pragma}").fetchall()
+    try:
+        _set(connection, "trusted_schema=OFF")
+        _set(connection, "cell_size_check=ON")
+        _set(connection, f"cache_size=-{_PAGE_CACHE_KIB}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _set(connection: sqlite3.Connection, pragma: str) -> None:
+    connection.execute(f"PRAGMA {pragma}").fetchall()
 
 
 def _judge(path: Path) -> bool:
@@ -141,12 +147,12 @@ def _create(path: Path) -> None:
     try:
         connection = _connect(draft, "mode=rw")
         try:
-            connection.execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()
+            _set(connection, "auto_vacuum=INCREMENTAL")
             connection.executescript(
                 f"BEGIN; PRAGMA application_id={APPLICATION_ID}; "
                 f"PRAGMA user_version={SCHEMA_VERSION}; {_schema()} COMMIT;"
             )
-            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            _set(connection, "journal_mode=WAL")
         finally:
             connection.close()
         draft.rename(path)

@@ -185,7 +185,12 @@ class PacketCache:
         count = self._floor_count + len(evicted) - replaced
         excess = min(max(count - self._floors_max, 0), _FLOORS_DROPPED_MAX)
         dropped = self._connection.execute(
-            _DROP_OLD_FLOORS, (excess, _FLOORS_DROPPED_MAX, now_us - FLOOR_LIFE_US)
+            _DROP_OLD_FLOORS,
+            {
+                "excess": excess,
+                "looked_at": _FLOORS_DROPPED_MAX,
+                "over_us": now_us - FLOOR_LIFE_US,
+            },
         )
         self._floor_count = count - dropped.rowcount
 
@@ -195,13 +200,13 @@ class PacketCache:
         self._run_in_groups(_INSERT_NODES, rows)
 
 
-# The oldest floors, by id: the first ?1 of them, and those among the first ?2 that were set at
-# ?3 or earlier.
+# The oldest floors, by id: those in excess, and those whose time is over.
 _DROP_OLD_FLOORS: Final = """
     DELETE FROM floors WHERE id <= max(
-        coalesce((SELECT max(id) FROM (SELECT id FROM floors ORDER BY id LIMIT ?1)), 0),
-        coalesce((SELECT max(id) FROM (SELECT id, evicted_us FROM floors ORDER BY id LIMIT ?2)
-                  WHERE evicted_us <= ?3), 0))
+        coalesce((SELECT max(id) FROM (SELECT id FROM floors ORDER BY id LIMIT :excess)), 0),
+        coalesce((SELECT max(id)
+                  FROM (SELECT id, evicted_us FROM floors ORDER BY id LIMIT :looked_at)
+                  WHERE evicted_us <= :over_us), 0))
 """
 
 

@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from relay.store.table import PacketTable
 
-keys = st.integers(0, 9).map(lambda number: b"key %d" % number)
-records = st.integers(0, 3).map(lambda number: b"record %d" % number)
+keys = st.integers(0, 9).map(lambda number: b"%032d" % number)
+records = st.integers(0, 3).map(lambda number: b"%080d" % number)
 
 
 class TableMachine(RuleBasedStateMachine):

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,8 @@ def test_a_new_database_is_ours_private_and_durable(path):
 
 def test_people_can_look_into_it_with_their_tools(path):
     made(path)
-    names = sqlite_utils.Database(path).table_names()
+    with closing(sqlite_utils.Database(path)) as tables:
+        names = tables.table_names()
     assert sorted(names) == ["floors", "nodes", "packets", "recency"]
 
 

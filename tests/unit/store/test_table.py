@@ -1,56 +1,109 @@
 """The packet table: order of use, room for expected packets. The rest is in tests/property."""
 
+import pytest
+
 from relay.store.table import PacketTable
+
+A, B, NEW, RECENT, OLDER, GONE, OTHER = (bytes([number]) * 32 for number in range(7))
+
+
+def record(key: bytes) -> bytes:
+    """Return the shortest record there can be, another one for each key."""
+    return key * 2 + bytes(16)
 
 
 def filled(capacity: int, *keys: bytes) -> PacketTable:
     table = PacketTable(capacity)
     for key in keys:
-        table.put(key, b"record of " + key)
+        table.put(key, record(key))
     return table
 
 
 def test_the_least_recently_used_goes_first():
-    table = filled(3, b"a", b"b", b"c")
-    assert table.get(b"a") == b"record of a"
-    assert table.peek(b"b") == b"record of b"
-    assert [table.evict(), table.evict()] == [(b"b", b"record of b"), (b"c", b"record of c")]
-    assert table.keys() == [b"a"]
+    table = filled(3, A, B, NEW)
+    assert table.get(A) == record(A)
+    assert table.peek(B) == record(B)
+    assert [table.evict(), table.evict()] == [(B, record(B)), (NEW, record(NEW))]
+    assert table.keys() == [A]
 
 
 def test_packets_from_the_disk_take_their_places():
     table = PacketTable(4)
-    for key in (b"recent", b"older", b"gone"):
+    for key in (RECENT, OLDER, GONE):
         table.expect(key)
     assert len(table) == 0
-    assert b"older" not in table
-    assert table.get(b"older") is None
-    table.put(b"new", b"1")
-    assert table.load(b"older", b"2")
-    assert table.load(b"recent", b"3")
-    assert not table.load(b"other", b"4"), "the places of expected packets are taken"
+    assert OLDER not in table
+    assert table.get(OLDER) is None
+    table.put(NEW, record(NEW))
+    assert table.load(OLDER, record(OLDER))
+    assert table.load(RECENT, record(RECENT))
+    assert not table.load(OTHER, record(OTHER)), "the places of expected packets are taken"
     table.forget_expected()
-    assert table.load(b"other", b"4")
-    assert table.keys() == [b"new", b"recent", b"older", b"other"]
+    assert table.load(OTHER, record(OTHER))
+    assert table.keys() == [NEW, RECENT, OLDER, OTHER]
     assert len(table) == 4
 
 
 def test_what_is_in_memory_is_not_loaded_over():
-    table = filled(2, b"a")
-    assert table.load(b"a", b"from the disk")
-    assert table.peek(b"a") == b"record of a"
+    table = filled(2, A)
+    assert table.load(A, record(B))
+    assert table.peek(A) == record(A)
 
 
 def test_eviction_passes_over_expected_packets():
-    table = filled(2, b"a")
-    table.expect(b"b")
-    assert table.evict() == (b"a", b"record of a")
+    table = filled(2, A)
+    table.expect(B)
+    assert table.evict() == (A, record(A))
     assert table.evict() is None
     assert len(table) == 0
 
 
 def test_records_are_a_copy():
-    table = filled(2, b"a")
-    table.expect(b"b")
+    table = filled(2, A)
+    table.expect(B)
     table.records().clear()
-    assert table.records() == {b"a": b"record of a"}
+    assert table.records() == {A: record(A)}
+
+
+def test_a_walk_put_together_from_its_end_is_the_order_of_use():
+    table = filled(5, A, B, NEW, OTHER)
+    table.expect(GONE)
+    table.get(B)
+    table.begin_walk()
+    pieces = [table.walk(3), table.walk(3), table.walk(3)]
+    assert pieces == [OTHER + NEW + A, B, b""]
+    with pytest.raises(ValueError, match=r"^a piece has at least one key$"):
+        table.walk(0)
+
+
+def test_the_count_of_changes_tells_whether_the_order_of_use_may_have_changed():
+    table = filled(3, A, B)
+    before = table.changes
+    table.peek(A)
+    table.expect(OTHER)
+    assert table.get(NEW) is None
+    assert table.changes - before <= 1, "a place may count, though it is no packet yet"
+    counts = [table.changes]
+    for change in (
+        lambda: table.get(A),
+        lambda: table.put(NEW, record(NEW)),
+        lambda: table.load(OTHER, record(OTHER)),
+        table.evict,
+    ):
+        change()
+        counts.append(table.changes)
+    assert counts == sorted(set(counts))
+
+
+def test_what_cannot_be_a_key_or_a_record_is_not_taken():
+    table = filled(2, A)
+    for key in (b"", bytes(31), bytes(33)):
+        for take in (table.expect, lambda key: table.put(key, record(A))):
+            with pytest.raises(ValueError, match=r"^a key has 32 bytes$"):
+                take(key)
+        assert (table.get(key), table.peek(key), key in table) == (None, None, False)
+    for size in (0, 79, 1081):
+        for method in (table.put, table.load):
+            with pytest.raises(ValueError, match=r"^a record has 80 to 1080 bytes$"):
+                method(B, bytes(size))
+    assert table.records() == {A: record(A)}
