@@ -147,6 +147,15 @@ static inline void ed_affine_set(ed_affine *q, const ed_fe *x, const ed_fe *y)
     ed_fe_mul(&q->xy2d, &q->xy2d, &ED_2D);
 }
 
+static inline void ed_affine_negate(ed_affine *q)
+{
+    const ed_fe swapped = q->yx[0];
+    q->yx[0] = q->yx[1];
+    q->yx[1] = swapped;
+    ed_fe_negate(&q->xy2d, &q->xy2d);
+    ed_fe_carry(&q->xy2d, &q->xy2d);
+}
+
 static inline void ed_affine_to_addend(ed_addend *q, const ed_affine *p)
 {
     q->yx[0] = p->yx[0];

@@ -107,46 +107,56 @@ static inline void ed_challenge(ed_sc *k, const ed_item *item)
 /* q = -(x, y) */
 static inline void ed_affine_set_negated(ed_affine *q, const ed_fe *x, const ed_fe *y)
 {
-    ed_fe negated;
-    ed_fe_negate(&negated, x);
-    ed_fe_carry(&negated, &negated);
-    ed_affine_set(q, &negated, y);
+    ed_affine_set(q, x, y);
+    ed_affine_negate(q);
+}
+
+/* Whether [8] X = 0 for X = [s] B - R - [k] A.
+ *
+ * Judged by [t] X = [t s] B - [t] R - [r] A with r = t k and both t and r short. For a negative
+ * t take [-t] X instead: then it is r that changes its sign.
+ */
+static inline int ed_equation_holds(const ed_sc *s, const ed_affine *minus_r, const ed_sc *k,
+                                    const ed_affine *minus_a)
+{
+    ed_addend addends[2 * ED_TABLE_MAX];
+    ed_event events[2 * ED_EVENTS_PER_TERM + 1];
+    ed_straus_room room = {addends, events};
+    ed_term terms[2];
+    ed_sc base;
+    ed_point sum;
+    int negative;
+    terms[0].point = *minus_r;
+    terms[1].point = *minus_a;
+    ed_sc_halve(&terms[0].scalar, &negative, &terms[1].scalar, k);
+    if (negative)
+        ed_affine_negate(&terms[1].point);
+    ed_sc_mul(&base, s, &terms[0].scalar);
+    ed_straus(&sum, terms, 2, &base, &room);
+    return ed_point_is_torsion(&sum);
 }
 
 /* Returns 1 for a valid signature, else 0. */
 static inline int ed_verify(const ed_item *item)
 {
     const uint8_t *encodings[2] = {item->signature, item->public_key};
-    ed_addend addends[2 * ED_TABLE_MAX];
-    ed_event events[2 * ED_EVENTS_PER_TERM + 1];
-    ed_straus_room room = {addends, events};
     ed_fe x[ED_DECODE_MAX], y[ED_DECODE_MAX];
-    ed_term terms[2];
+    ed_affine minus_r, minus_a;
     ed_sc s, k;
-    ed_point sum;
-    int negative;
     ed_sc_load(&s, item->signature + 32);
     if (!ed_sc_is_reduced(&s) || ed_decode(x, y, encodings, 2) != 3)
         return 0;
     ed_challenge(&k, item);
-    /* [t] X = [t S] B - [t] R - [r] A with r = t k. For a negative t take [-t] X instead:
-     * then it is r that changes its sign.
-     */
-    ed_sc_halve(&terms[0].scalar, &negative, &terms[1].scalar, &k);
-    ed_affine_set_negated(&terms[0].point, &x[0], &y[0]);
-    if (negative)
-        ed_affine_set(&terms[1].point, &x[1], &y[1]);
-    else
-        ed_affine_set_negated(&terms[1].point, &x[1], &y[1]);
-    ed_sc_mul(&s, &s, &terms[0].scalar);
-    ed_straus(&sum, terms, 2, &s, &room);
-    return ed_point_is_torsion(&sum);
+    ed_affine_set_negated(&minus_r, &x[0], &y[0]);
+    ed_affine_set_negated(&minus_a, &x[1], &y[1]);
+    return ed_equation_holds(&s, &minus_r, &k, &minus_a);
 }
 
 /* A signature of a batch that is not refused for its form. */
 typedef struct {
     ed_affine minus_r;
-    ed_sc z;     /* its random coefficient, not 0 */
+    ed_sc s, k;  /* of its equation */
+    ed_sc z;     /* its random coefficient */
     ed_sc zk;    /* z k, the coefficient of -A */
     ed_sc zs;    /* z S, its share in the coefficient of B */
     size_t item; /* index in the call's items */
@@ -315,8 +325,8 @@ static inline void ed_batch_enter(ed_batch *batch, const ed_item *items, size_t 
 {
     for (size_t i = 0; i < count; i++) {
         ed_member *member = &batch->members[batch->member_count];
-        ed_sc_load(&member->zs, items[i].signature + 32); /* S for now */
-        if (!ed_sc_is_reduced(&member->zs))
+        ed_sc_load(&member->s, items[i].signature + 32);
+        if (!ed_sc_is_reduced(&member->s))
             continue;
         member->item = i;
         member->key = ed_batch_key(batch, items[i].public_key);
@@ -326,13 +336,12 @@ static inline void ed_batch_enter(ed_batch *batch, const ed_item *items, size_t 
     for (size_t i = 0; i < batch->member_count; i++) {
         ed_member *member = &batch->members[i];
         const uint8_t *random = coefficients + 16 * member->item;
-        ed_sc k;
         member->z = (ed_sc){{ed_load_64(random), ed_load_64(random + 8), 0, 0}};
         if ((member->z.word[0] | member->z.word[1]) == 0)
-            member->z.word[0] = 1; /* so that a batch of one is exact */
-        ed_challenge(&k, &items[member->item]);
-        ed_sc_mul(&member->zk, &k, &member->z);
-        ed_sc_mul(&member->zs, &member->zs, &member->z);
+            member->z.word[0] = 1; /* 0 would leave this signature out of the sum */
+        ed_challenge(&member->k, &items[member->item]);
+        ed_sc_mul(&member->zk, &member->k, &member->z);
+        ed_sc_mul(&member->zs, &member->s, &member->z);
     }
 }
 
@@ -389,18 +398,29 @@ static inline void ed_batch_sum(ed_batch *batch, ed_point *sum, size_t low, size
     ed_batch_sum_terms(batch, sum, count, &base);
 }
 
+/* Groups of so many or fewer are judged one by one: for one bad member that costs as much as
+ * more halving, for many it costs less. Measured.
+ */
+#ifndef ED_SETTLE_SINGLY
+#define ED_SETTLE_SINGLY 8
+#endif
+
 /* Gives the members low .. high - 1, whose sum is known, their verdicts.
  *
  * A sum that does not vanish is halved: the left half is summed anew, the right one is the
  * difference. Sums of other subsets may use the same coefficients, since nobody who made the
- * signatures knew them. A single member's verdict is exact: z is not 0 modulo L.
+ * signatures knew them. In the end each member of a small group is judged by itself.
  */
 static inline void ed_batch_settle(ed_batch *batch, const ed_point *sum, size_t low, size_t high)
 {
     const int good = ed_point_is_torsion(sum);
-    if (good || high - low == 1) {
-        for (size_t i = low; i < high; i++)
-            batch->verdicts[batch->members[i].item] = (uint8_t)good;
+    if (good || high - low <= ED_SETTLE_SINGLY) {
+        for (size_t i = low; i < high; i++) {
+            const ed_member *member = &batch->members[i];
+            batch->verdicts[member->item] =
+                good || ed_equation_holds(&member->s, &member->minus_r, &member->k,
+                                          &batch->keys[member->key].minus_a);
+        }
         return;
     }
     const size_t middle = low + (high - low) / 2;
