@@ -91,9 +91,13 @@ static inline void pt_forget_expected(pt_table *table);
 static inline const pt_block *pt_oldest(pt_table *table);
 static inline void pt_drop_oldest(pt_table *table);
 
-/* A walk over all packets, from the least recently used one; `pt_walk_next` is NULL at the end.
- * Between its steps the table may change: what is used meanwhile comes later, maybe once more;
- * what goes is left out, and so may be what is loaded. There is one walk at a time. */
+/* Goes over all packets, from the least recently used one: a cursor begins as `pt_begin`, and
+ * `pt_next` is NULL at the end. It is good until the table changes, also in its order. */
+static inline uint32_t pt_begin(const pt_table *table);
+static inline const pt_block *pt_next(const pt_table *table, uint32_t *cursor);
+
+/* The same with a cursor of the table's own, which bears changes: what is used meanwhile comes
+ * later, maybe once more; what goes is left out, and so may be what is loaded. */
 static inline void pt_walk_begin(pt_table *table);
 static inline const pt_block *pt_walk_next(pt_table *table);
 
@@ -282,17 +286,24 @@ static inline const pt_block *pt_oldest(pt_table *table)
 
 static inline void pt_drop_oldest(pt_table *table) { pt_remove(table, table->oldest); }
 
-static inline void pt_walk_begin(pt_table *table) { table->walker = table->oldest; }
+static inline uint32_t pt_begin(const pt_table *table) { return table->oldest; }
 
-static inline const pt_block *pt_walk_next(pt_table *table)
+static inline const pt_block *pt_next(const pt_table *table, uint32_t *cursor)
 {
-    while (table->walker != 0) {
-        const pt_block *block = pt_at(table, table->walker);
-        table->walker = block->newer;
+    while (*cursor != 0) {
+        const pt_block *block = pt_at(table, *cursor);
+        *cursor = block->newer;
         if (block->record_bytes != 0)
             return block;
     }
     return NULL;
+}
+
+static inline void pt_walk_begin(pt_table *table) { table->walker = pt_begin(table); }
+
+static inline const pt_block *pt_walk_next(pt_table *table)
+{
+    return pt_next(table, &table->walker);
 }
 
 /* ---- Reading ---- */

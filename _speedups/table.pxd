@@ -1,0 +1,65 @@
+"""C-level contract of the packet table; the code is in packet_*.h, one concern a header.
+
+    packet_table.h    what a table does, and how another extension reads from it
+    packet_blocks.h   where packets lie, how they are found and kept in order
+    packet_facts.h    entity tag and TTL
+
+An extension that only reads needs packet_table.h and the capsule, nothing of this.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "packet_table.h" nogil:
+    const char *PT_CAPSULE
+    enum:
+        PT_KEY_BYTES
+        PT_TAG_BYTES
+        PT_PAYLOAD_MAX
+        PT_RECORD_MIN
+        PT_RECORD_MAX
+
+    ctypedef struct pt_table:
+        pass
+
+    ctypedef struct pt_block:
+        uint8_t key[32]
+        uint16_t record_bytes
+        uint8_t record[]
+
+    ctypedef struct pt_packet:
+        const uint8_t *payload
+        size_t payload_bytes
+        uint64_t timestamp_us
+        uint64_t last_seen_us
+        uint32_t ttl_s
+        bint has_answers
+        uint8_t tag[16]
+
+    ctypedef enum pt_outcome:
+        PT_NO_MEMORY
+        PT_NO_ROOM
+        PT_DONE
+
+    bint pt_lookup_copy(pt_table *table, const uint8_t *key, pt_packet *out, uint8_t *payload)
+    void pt_share(pt_table *table, bint shared)
+    void pt_lock(pt_table *table)
+    void pt_unlock(pt_table *table)
+    uint64_t pt_waits(pt_table *table)
+
+    pt_table *pt_new(uint64_t capacity, const uint8_t *secret)
+    void pt_free(pt_table *table)
+    uint64_t pt_count(const pt_table *table)
+    uint64_t pt_changes(const pt_table *table)
+    const pt_block *pt_peek(const pt_table *table, const uint8_t *key)
+    const pt_block *pt_get(pt_table *table, const uint8_t *key)
+    pt_outcome pt_put(pt_table *table, const uint8_t *key, const uint8_t *record, size_t size)
+    pt_outcome pt_expect(pt_table *table, const uint8_t *key)
+    pt_outcome pt_load(pt_table *table, const uint8_t *key, const uint8_t *record, size_t size)
+    void pt_forget_expected(pt_table *table)
+    const pt_block *pt_oldest(pt_table *table)
+    void pt_drop_oldest(pt_table *table)
+    uint32_t pt_begin(const pt_table *table)
+    const pt_block *pt_next(const pt_table *table, uint32_t *cursor)
+    void pt_walk_begin(pt_table *table)
+    const pt_block *pt_walk_next(pt_table *table)
