@@ -117,8 +117,7 @@ class IdTable:
             raise ValueError("an identifier has 20 bytes")
         centre = int.from_bytes(target, "big")
         ranked = (
-            (late, identifier ^ centre, slot)
-            for slot, (late, identifier) in self._entries.items()
+            (late, identifier ^ centre, slot) for slot, (late, identifier) in self._entries.items()
         )
         return [slot for _, _, slot in nsmallest(count, ranked)]
 
