@@ -109,7 +109,7 @@ static inline pt_table *pt_new(uint64_t capacity, const uint8_t secret[16])
     if (table == NULL)
         return NULL;
     uint32_t buckets = PT_BUCKETS_MIN;
-    while (buckets < capacity && buckets < PT_BUCKETS_MAX)
+    while (buckets / 2 < capacity && buckets < PT_BUCKETS_MAX)
         buckets *= 2;
     table->bucket_mask = buckets - 1;
     table->capacity = capacity;
@@ -127,11 +127,11 @@ static inline pt_table *pt_new(uint64_t capacity, const uint8_t secret[16])
 
 static inline void pt_free(pt_table *table)
 {
-    for (uint32_t page = 1; page < table->pages_made; page++)
-        free(table->pages[page]);
+    for (uint32_t chunk = 0; chunk < table->chunks_made; chunk++)
+        free(table->chunks[chunk]);
     for (size_t units = 0; units <= PT_UNITS_MAX; units++)
         free(table->classes[units].pages);
-    free(table->pages);
+    free(table->chunks);
     free(table->buckets);
     pthread_mutex_destroy(&table->mutex);
     free(table);
