@@ -125,6 +125,7 @@ async def serve(config: Config, listeners: Sequence[socket.socket], *, stop: tri
         StoreError: another relay uses the cache folder.
     """
     async with running(config) as relay:
+        from relay.http.front import front_lane
         from relay.http.serve import serve_http
 
         async with trio.open_nursery() as nursery:
@@ -137,6 +138,7 @@ async def serve(config: Config, listeners: Sequence[socket.socket], *, stop: tri
                     rules=relay.rules,
                     counters=relay.app.counters,
                     shutdown=stop,
+                    front=front_lane(relay.app, relay.store.table_capsule),
                 )
             )
             for listener in listeners:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 import trio
@@ -44,6 +44,14 @@ _log: Final = logging.getLogger("pkarr_relay.http")
 _JSON: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 
 
+class Response(NamedTuple):
+    """A finished answer: `headers` lack only what belongs to a version of HTTP."""
+
+    status: int
+    headers: HeaderList
+    body: bytes
+
+
 class App:
     """Answers the HTTP requests of one relay; see `create_app`."""
 
@@ -54,10 +62,10 @@ class App:
         limits: HttpLimits,
         counters: Counters,
     ) -> None:
-        self._service = service
+        self.service = service
         self._packets = PacketHandlers(service, wall_clock_us)
         self._wall_clock_us = wall_clock_us
-        self._limits = limits
+        self.limits = limits
         self.counters = counters
         self._pages: Pages | None = None
         self._pages_lock = trio.Lock()
@@ -67,10 +75,18 @@ class App:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
-        request = _request(scope, receive)
+        response = await self.respond(_request(scope, receive))
+        if response is None:
+            return
+        status, headers, body = response
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def respond(self, request: Request) -> Response | None:
+        """Answer one request, whichever way it came; None if its client has gone meanwhile."""
         route = route_of(request.path)
-        client = self._limits.client_of(request.peer, request.headers)
-        admission = None if route.kind is Kind.HEALTH else self._limits.admit(client)
+        client = self.limits.client_of(request.peer, request.headers)
+        admission = None if route.kind is Kind.HEALTH else self.limits.admit(client)
         try:
             if admission is not None and not admission.allowed:
                 answer = _too_many(admission)
@@ -78,12 +94,10 @@ class App:
                 answer = await self._answer(request, route, client)
         except ClientGoneError:
             self.counters.count_request(_kind_of(request, route), 499)
-            return
+            return None
         self.counters.count_request(_kind_of(request, route), answer.status)
         _log.debug("%s %r: %d", request.method, request.path, answer.status)
-        start, body = _finished(request, answer, admission)
-        await send({"type": "http.response.start", "status": answer.status, "headers": start})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        return Response(answer.status, *_finished(request, answer, admission))
 
     async def warm_up(self) -> Pages:
         """Import what the page needs, in a thread; requests go on meanwhile."""
@@ -120,7 +134,7 @@ class App:
             case Kind.HEALTH:
                 return self._health()
             case Kind.STATS:
-                return _json_answer(200, self._service.stats())
+                return _json_answer(200, self.service.stats())
             case Kind.INDEX:
                 pages = await self.warm_up()
                 return await pages.index(request.query, self._spend(client))
@@ -128,10 +142,10 @@ class App:
                 return await self._packets.get(request, route.segment, self._spend(client))
 
     def _spend(self, client: Client) -> Spend:
-        return self._limits.spender(client)
+        return self.limits.spender(client)
 
     def _health(self) -> Answer:
-        health = self._service.health()
+        health = self.service.health()
         parts = {
             name: {"status": "ok"} if trouble is None else {"status": "degraded", "reason": trouble}
             for name, trouble in health.parts.items()
@@ -142,7 +156,7 @@ class App:
     def _make_pages(self) -> Pages:
         from relay.http.pages import Pages  # Quart takes a third of a second to import
 
-        return Pages(self._service, self._wall_clock_us)
+        return Pages(self.service, self._wall_clock_us)
 
 
 def create_app(

@@ -65,6 +65,19 @@ class Deadlines:
         return min(self.head_s, self.idle_s, self.write_s, self.age_s, self.drain_s)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What was before a connection got here: its deadlines go on, and it ends with an answer.
+
+    The front lane hands over what it does not understand. After one HTTP/1 answer the client
+    is to connect again, and is on the lane again.
+    """
+
+    opened_at: float
+    head_since: float
+    """Since when its next request is awaited. Both in monotonic seconds."""
+
+
 @cache
 def _config() -> HypercornConfig:
     config = HypercornConfig()
@@ -139,6 +152,7 @@ class Connection:
         client: its address, for the application.
         server: ours.
         deadlines: how long the client may take.
+        past: None: it has only just been accepted.
     """
 
     def __init__(
@@ -149,6 +163,7 @@ class Connection:
         client: Peer,
         server: Peer,
         deadlines: Deadlines,
+        past: Past | None = None,
     ) -> None:
         self._app = app
         self._stream = stream
@@ -158,7 +173,10 @@ class Connection:
         self._whole = trio.CancelScope()
         self._reading = trio.CancelScope()
         self._send_lock = trio.Lock()
-        self._opened_at = trio.current_time()
+        self._past = past
+        now = trio.current_time()
+        self._opened_at = now if past is None else past.opened_at
+        self._awaited_since = now if past is None else past.head_since
         self._draining_since: float | None = None
         self._ending = False
         self._head_since: float | None = None
@@ -172,7 +190,7 @@ class Connection:
                 async with trio.open_nursery() as nursery:
                     self._requests = _Requests(nursery)
                     self._engine = self._make(Http1)
-                    if self._draining_since is not None:
+                    if self._draining_since is not None or self._past is not None:
                         await self._engine.drain()
                     await self._converse(self._requests)
                     nursery.cancel_scope.cancel()
@@ -226,7 +244,7 @@ class Connection:
             self._head_since = None
         elif self._head_since is None:
             self._head_since = now
-        first_head = now - self._opened_at if requests.served == 0 else 0.0
+        first_head = now - self._awaited_since if requests.served == 0 else 0.0
         head = max(first_head, 0.0 if self._head_since is None else now - self._head_since)
         idle = now - requests.idle_since
         if head >= self._deadlines.head_s or idle >= self._deadlines.idle_s:

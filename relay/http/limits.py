@@ -15,6 +15,7 @@ import trio
 from relay.errors import DhtQuotaError
 from relay.gcra import KEYS_MAX, Decision, Gcra
 from relay.http.clients import Client, ClientRules, Headers, Network
+from relay.http.native import Cells
 
 if TYPE_CHECKING:
     from relay.config import Quota, RateLimiterConfig
@@ -37,14 +38,14 @@ class HttpLimits:
         trusted_proxies: tuple[Network, ...] = (),
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self.rules = ClientRules(trusted_proxies=trusted_proxies)
-        self._http = self._user_dht = None
+        self.http = self._user_dht = None
         if config is not None:
             self.rules = ClientRules(
                 config.behind_proxy, trusted_proxies, config.exempt, config.ipv6_prefix
             )
-            self._http = _limiter(config.http)
+            self.http = _limiter(config.http)
             self._user_dht = _limiter(config.user_dht)
 
     def client_of(self, peer: str | None, headers: Headers) -> Client:
@@ -53,9 +54,9 @@ class HttpLimits:
 
     def admit(self, client: Client) -> Admission | None:
         """Count one HTTP request; None when nothing limits it."""
-        if self._http is None or client.exempt:
+        if self.http is None or client.exempt:
             return None
-        return Admission(self._http.check(client.key, self._clock()), self._http.burst)
+        return Admission(self.http.check(client.key, self.clock()), self.http.burst)
 
     def spender(self, client: Client) -> Spend:
         """Return what the service calls before it asks the DHT for this client."""
@@ -63,7 +64,7 @@ class HttpLimits:
         def spend() -> None:
             if self._user_dht is None or client.exempt:
                 return
-            if not self._user_dht.check(client.key, self._clock()).allowed:
+            if not self._user_dht.check(client.key, self.clock()).allowed:
                 raise DhtQuotaError
 
         return spend
@@ -91,5 +92,7 @@ class Admission:
         return [(b"x-ratelimit-after", wait), (b"retry-after", wait), *quota]
 
 
-def _limiter(quota: Quota | None) -> Gcra | None:
-    return None if quota is None else Gcra(quota.interval_s, quota.burst, KEYS_MAX)
+def _limiter(quota: Quota | None) -> Gcra | Cells | None:
+    if quota is None:
+        return None
+    return (Gcra if Cells is None else Cells)(quota.interval_s, quota.burst, KEYS_MAX)

@@ -26,7 +26,8 @@ from relay.http.stream import ClientStream
 
 if TYPE_CHECKING:
     from relay.config import HttpConfig
-    from relay.http.connection import Connection, Deadlines
+    from relay.http.connection import Connection, Deadlines, Past
+    from relay.http.front import FrontLane
 
 _log: Final = logging.getLogger("pkarr_relay.http")
 
@@ -60,7 +61,7 @@ class HttpServer:
         self._config = config
         self._rules = rules
         self._counters = counters
-        self._deadlines = deadlines or Deadlines(age_s=config.max_connection_age_s)
+        self._deadlines: Final = deadlines or Deadlines(age_s=config.max_connection_age_s)
         self._sweep_s = min(SWEEP_S, self._deadlines.shortest_s / 4)
         self._open: dict[Connection, Hashable | None] = {}
         self._by_peer: Counter[Hashable | None] = Counter()
@@ -78,12 +79,11 @@ class HttpServer:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweep)
                 async with trio.open_nursery() as accepting:
-                    for sock in sockets:
-                        listener = trio.socket.from_stdlib_socket(sock)
-                        accepting.start_soon(self._accept, listener, nursery)
+                    self._begin(sockets, accepting, nursery)
                     task_status.started()
                     await shutdown.wait()
                     accepting.cancel_scope.cancel()
+                self._stop_accepting()
                 for sock in sockets:
                     sock.close()
                 await self._finish()
@@ -91,6 +91,14 @@ class HttpServer:
         finally:
             for sock in sockets:
                 sock.close()
+
+    def _begin(
+        self, sockets: Sequence[socket.socket], accepting: trio.Nursery, nursery: trio.Nursery
+    ) -> None:
+        """Start the tasks that accept in `accepting`, those that serve in `nursery`."""
+        for sock in sockets:
+            listener = trio.socket.from_stdlib_socket(sock)
+            accepting.start_soon(self._accept, listener, nursery)
 
     async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         while True:
@@ -110,8 +118,11 @@ class HttpServer:
             connection = self._connection(sock, client)
             self._open[connection] = peer_key
             self._by_peer[peer_key] += 1
-            self._counters.connections_open = len(self._open)
+            self._note_count()
             nursery.start_soon(self._serve, connection)
+
+    def _stop_accepting(self) -> None:
+        """Called when accepting has been cancelled, before the sockets are closed."""
 
     def _admits(self, peer_key: Hashable | None) -> bool:
         if len(self._open) >= self._config.max_connections:
@@ -126,45 +137,68 @@ class HttpServer:
         return True
 
     def _connection(
-        self, sock: trio.socket.SocketType, client: tuple[str, int] | None
+        self,
+        sock: trio.socket.SocketType,
+        client: tuple[str, int] | None,
+        received: bytes = b"",
+        past: Past | None = None,
     ) -> Connection:
-        stream = ClientStream(sock, write_timeout_s=self._deadlines.write_s)
+        stream = ClientStream(sock, write_timeout_s=self._deadlines.write_s, received=received)
         server = None
         with suppress(OSError):  # gone already; its task will notice
             server = None if client is None else _plain(sock.getsockname())
         return self._make_connection(
-            self._app, stream, client=client, server=server, deadlines=self._deadlines
+            self._app,
+            stream,
+            client=client,
+            server=server,
+            deadlines=self._deadlines,
+            past=past,
         )
 
     async def _serve(self, connection: Connection) -> None:
         try:
             await connection.run()
         finally:
-            peer_key = self._open.pop(connection)
-            self._by_peer[peer_key] -= 1
-            if not self._by_peer[peer_key]:
-                del self._by_peer[peer_key]
-            self._counters.connections_open = len(self._open)
-            if not self._open:
-                self._none_open.set()
+            self._forget(connection)
+            self._note_count()
+
+    def _forget(self, connection: Connection) -> None:
+        peer_key = self._open.pop(connection)
+        self._by_peer[peer_key] -= 1
+        if not self._by_peer[peer_key]:
+            del self._by_peer[peer_key]
+
+    def _note_count(self) -> None:
+        self._counters.connections_open = count = self._count()
+        if not count:
+            self._none_open.set()
 
     async def _sweep(self) -> None:
         """Keep the deadlines of all connections; cheaper than a timer for each request."""
         while True:
             await trio.sleep(self._sweep_s)
-            now = trio.current_time()
-            for connection in list(self._open):
-                connection.check(now)
+            self._check(trio.current_time())
+
+    def _check(self, now: float) -> None:
+        for connection in list(self._open):
+            connection.check(now)
 
     async def _finish(self) -> None:
-        for connection in list(self._open):
-            connection.drain()
+        self._drain()
         with trio.move_on_after(SHUTDOWN_S):
-            while self._open:
+            while self._count():
                 self._none_open = trio.Event()
                 await self._none_open.wait()
-        if self._open:
-            _log.warning("%d connections did not end in time", len(self._open))
+        if left := self._count():
+            _log.warning("%d connections did not end in time", left)
+
+    def _drain(self) -> None:
+        for connection in list(self._open):
+            connection.drain()
+
+    def _count(self) -> int:
+        return len(self._open)
 
     def _complain(self, message: str, *arguments: object) -> None:
         """Log what would otherwise be logged a thousand times a second."""
@@ -183,6 +217,7 @@ async def serve_http(
     counters: Counters | None = None,
     shutdown: trio.Event | None = None,
     deadlines: Deadlines | None = None,
+    front: FrontLane | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` on `sockets`, which it takes over, until `shutdown` is set.
@@ -199,9 +234,11 @@ async def serve_http(
         counters: where connections are counted.
         shutdown: None: serve until cancelled.
         deadlines: None: those of `Deadlines`, with the age of `config`.
+        front: what answers frequent requests; None: Hypercorn's protocols answer all.
         task_status: reports that connections are served.
     """
-    server = HttpServer(app, config, rules or ClientRules(), counters or Counters(), deadlines)
+    make_server = HttpServer if front is None else front.make_server
+    server = make_server(app, config, rules or ClientRules(), counters or Counters(), deadlines)
     await server.run(sockets, trio.Event() if shutdown is None else shutdown, task_status)
 
 

@@ -23,14 +23,22 @@ class ClientStream:
     Args:
         sock: connected; closed by `close`.
         write_timeout_s: one write must be taken by the client's side within this.
+        received: what somebody else has read from it already, at most `RECEIVE_BYTES_MAX`.
     """
 
-    def __init__(self, sock: trio.socket.SocketType, *, write_timeout_s: float) -> None:
+    def __init__(
+        self, sock: trio.socket.SocketType, *, write_timeout_s: float, received: bytes = b""
+    ) -> None:
         self._stream = trio.SocketStream(sock)
         self._write_timeout_s = write_timeout_s
+        self._received = received
 
     async def receive_some(self) -> bytes:
         """Return the next bytes, at most `RECEIVE_BYTES_MAX`; none when the client has ended."""
+        if self._received:
+            received, self._received = self._received, b""
+            await trio.lowlevel.checkpoint()
+            return received
         try:
             return bytes(await self._stream.receive_some(RECEIVE_BYTES_MAX))
         except (trio.BrokenResourceError, trio.ClosedResourceError):

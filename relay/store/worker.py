@@ -133,6 +133,11 @@ class PacketStore:
             await self._finish()
         await self._closed.wait()
 
+    @property
+    def table_capsule(self) -> object | None:
+        """The packet table for native readers (`_speedups/packet_table.h`); None: it is not in C."""
+        return getattr(self._memory.table, "capsule", None)
+
     async def get(self, key: PublicKey) -> SeenPacket | None:
         """Return the packet of `key`, expired or not, and mark it as used.
 

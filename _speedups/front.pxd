@@ -1,0 +1,168 @@
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "packet_table.h":
+    const char *PT_CAPSULE
+    ctypedef struct pt_table:
+        pass
+
+cdef extern from "front_cells.h":
+    ctypedef struct fc_key:
+        uint8_t octets[16]
+        uint8_t size
+
+    # 128 bits; Cython only passes them on.
+    ctypedef long long fc_ns
+
+    ctypedef struct fc_table:
+        uint32_t count
+
+    ctypedef struct fc_decision:
+        bint allowed
+        uint32_t remaining
+        fc_ns wait
+
+    bint fc_init(
+        fc_table *table, int64_t interval, uint32_t burst, uint32_t max_keys, const uint64_t *seed,
+    )
+    void fc_clear(fc_table *table)
+    fc_ns fc_from_s(double seconds)
+    uint64_t fc_high(fc_ns value)
+    uint64_t fc_low(fc_ns value)
+    fc_decision fc_check(fc_table *table, const fc_key *key, fc_ns now)
+
+cdef extern from "front_dates.h":
+    enum:
+        FD_BYTES
+    void fd_write(uint8_t *out, uint64_t timestamp_us)
+    bint fd_read(const uint8_t *text, size_t size, uint64_t *timestamp_us)
+
+cdef extern from "front_parse.h":
+    ctypedef enum fr_verdict:
+        FR_MORE
+        FR_REQUEST
+        FR_HAND_OVER
+
+    ctypedef enum fr_method:
+        FR_GET
+        FR_HEAD
+        FR_PUT
+
+    ctypedef struct fr_slice:
+        const uint8_t *at
+        size_t size
+
+    ctypedef struct fr_request:
+        fr_method method
+        bint has_key
+        bint plain
+        bint forwarded
+        bint close
+        int policy
+        uint8_t key[32]
+        fr_slice origin
+        fr_slice none_match
+        fr_slice since
+        size_t head_bytes
+        size_t body_bytes
+
+    fr_verdict fr_parse(const uint8_t *data, size_t size, fr_request *request)
+
+cdef extern from "front_peers.h":
+    ctypedef struct fp_network:
+        uint8_t octets[16]
+        uint8_t size
+        uint8_t prefix
+
+    ctypedef struct fp_peer:
+        fc_key address
+        uint16_t port
+
+cdef extern from "front_connections.h":
+    enum:
+        FL_STATUSES
+
+    ctypedef enum fl_news:
+        FL_NO_NEWS
+        FL_ASKS
+        FL_IS_LENT
+        FL_IS_GONE
+
+    ctypedef struct fl_connection:
+        int fd
+        fl_news news
+        fp_peer peer
+        uint8_t *in_ "in"
+        uint32_t in_bytes
+        uint32_t head_bytes
+        uint32_t request_bytes
+        uint32_t served
+        bint body_late
+        double opened
+        double head_since
+
+    ctypedef struct fa_bounds:
+        uint64_t ttl_min_s
+        uint64_t ttl_max_s
+
+    ctypedef struct fl_deadlines:
+        double head_s
+        double body_s
+        double idle_s
+        double write_s
+        double age_s
+        double drain_s
+        double linger_s
+
+    ctypedef struct fl_config:
+        uint32_t max_connections
+        uint32_t max_per_address
+        unsigned ipv6_prefix
+        bint behind_proxy
+        fp_network *trusted
+        fp_network *exempt
+        size_t trusted_count
+        size_t exempt_count
+        fa_bounds bounds
+        fl_deadlines deadlines
+
+    ctypedef struct fl_counts:
+        uint64_t hits
+        uint64_t answers[3][3]
+        uint64_t accepted
+        uint64_t refused_total
+        uint64_t refused_address
+
+    ctypedef struct fl_reactor:
+        int epoll
+        int *listeners
+        fl_config config
+        pt_table *table
+        fc_table *limiter
+        uint32_t open
+        uint64_t seed[2]
+        double now
+        int accept_error
+        bint full
+        bint counted
+        fl_counts counts
+
+    uint64_t fl_token(const fl_reactor *reactor, const fl_connection *connection)
+    fl_connection *fl_next_news(fl_reactor *reactor)
+    void fl_drop_buffers(fl_connection *connection)
+    void fl_free(fl_reactor *reactor, fl_connection *connection)
+
+cdef extern from "front_reactor.h":
+    bint fl_init(fl_reactor *reactor)
+    bint fl_listen(fl_reactor *reactor, int listener)
+    void fl_clear(fl_reactor *reactor)
+    void fl_set_clocks(fl_reactor *reactor, double now, fc_ns limiter_now)
+    void fl_turn(fl_reactor *reactor)
+    void fl_sweep(fl_reactor *reactor)
+    void fl_drain_all(fl_reactor *reactor)
+    void fl_stop_accepting(fl_reactor *reactor)
+    void fl_watch_listeners(fl_reactor *reactor, bint accepting)
+    void fl_give_back(fl_reactor *reactor, uint64_t token)
+    void fl_answer_warm(
+        fl_reactor *reactor, uint64_t token, const uint8_t *head, size_t head_bytes,
+        const uint8_t *body, size_t body_bytes, bint close,
+    )

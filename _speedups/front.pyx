@@ -1,0 +1,446 @@
+# cython: autotestdict=False
+"""The front lane for Python: the reactor's events as calls, and the limiter's cells.
+
+Here is only what turns C into Python objects and back; what happens is told in front_reactor.h
+and the headers that it includes. Nothing here is safe to share between threads.
+
+Twins: relay/gcra.py for `Cells`; relay.http.serve and Hypercorn for `Lane`.
+Parity: tests/parity/test_front.py, tests/integration/test_front_lane.py.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport calloc
+from libc.string cimport memcpy, memset
+
+import errno
+import socket
+from math import isfinite
+from os import urandom
+
+from relay.gcra import KEYS_MAX as _KEYS_MAX
+from relay.gcra import Decision
+
+# By the folder's own name: the compiler does not know that it is installed as relay._speedups.
+from _speedups.front cimport (
+    FD_BYTES,
+    FL_ASKS,
+    FL_IS_GONE,
+    FL_IS_LENT,
+    FL_NO_NEWS,
+    FR_HAND_OVER,
+    FR_MORE,
+    PT_CAPSULE,
+    fc_check,
+    fc_clear,
+    fc_decision,
+    fc_from_s,
+    fc_high,
+    fc_init,
+    fc_key,
+    fc_low,
+    fc_table,
+    fd_read,
+    fd_write,
+    fl_answer_warm,
+    fl_clear,
+    fl_config,
+    fl_connection,
+    fl_counts,
+    fl_drain_all,
+    fl_drop_buffers,
+    fl_free,
+    fl_give_back,
+    fl_init,
+    fl_listen,
+    fl_next_news,
+    fl_reactor,
+    fl_set_clocks,
+    fl_stop_accepting,
+    fl_sweep,
+    fl_token,
+    fl_turn,
+    fl_watch_listeners,
+    fp_network,
+    fr_parse,
+    fr_request,
+    fr_slice,
+    fr_verdict,
+    pt_table,
+)
+
+cdef:
+    object _KINDS = ("get", "head", "put")
+    object _STATUSES = (200, 304, 429)
+    object _UINT32_MAX = 2**32 - 1
+    object _INTERVAL_MAX_NS = 2**62
+    object _KEYS_MOST = 2**30
+    object _NS = 1_000_000_000
+
+
+@cython.final
+cdef class Cells:
+    """A rate limiter whose cells the lane counts in, too: `relay.gcra.Gcra`, but for its keys.
+
+    Args:
+        interval_s: until one cell comes back, seconds.
+        burst: cells of a client that has been away, 1 to 2**32 - 1.
+        max_keys: clients remembered, at least 1.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    cdef:
+        fc_table _table
+        readonly object burst
+
+    def __cinit__(self, interval_s, burst, max_keys=_KEYS_MAX):
+        cdef bytes seed = urandom(16)
+        interval_ns = max(round(interval_s * _NS), 1)
+        if (
+            not 0 < interval_s * _NS <= _INTERVAL_MAX_NS
+            or not 1 <= burst <= _UINT32_MAX
+            or not 1 <= max_keys <= _KEYS_MOST
+        ):
+            raise ValueError(f"not a rate: {interval_s} s, burst {burst}, {max_keys} keys")
+        self.burst = burst
+        if not fc_init(
+            &self._table, interval_ns, burst, max_keys, <const uint64_t *> PyBytes_AS_STRING(seed),
+        ):
+            raise MemoryError
+
+    def __dealloc__(self):
+        fc_clear(&self._table)
+
+    def __len__(self):
+        return self._table.count
+
+    def check(self, key, double now):
+        """Count one request of `key` at `now`, monotonic seconds; a refused one costs nothing.
+
+        Args:
+            key: of a `relay.http.clients.Client`: 4 bytes, (prefix, number) or a short text.
+            now: finite.
+        """
+        cdef fc_key octets
+        cdef fc_decision decision
+        if not isfinite(now):
+            raise ValueError(f"no time: {now}")
+        _read_key(key, &octets)
+        decision = fc_check(&self._table, &octets, fc_from_s(now))
+        if decision.allowed:
+            return Decision(True, decision.remaining, 0.0)
+        wait_ns = <object> fc_high(decision.wait) << 64 | <object> fc_low(decision.wait)
+        return Decision(False, 0, wait_ns / _NS)
+
+
+cdef int _read_key(object key, fc_key *out) except -1:
+    """Bring a client's key into the form that the reactor makes of a socket's address."""
+    cdef bytes octets
+    if isinstance(key, tuple):
+        prefix, number = key
+        octets = (number << (128 - prefix)).to_bytes(16, "big")
+    elif isinstance(key, str):
+        octets = b""  # a peer without an address; there is one such client
+    else:
+        octets = key
+    if PyBytes_GET_SIZE(octets) not in (0, 4, 16):
+        raise ValueError(f"no client's key: {key!r}")
+    memset(out, 0, sizeof(fc_key))
+    memcpy(out.octets, PyBytes_AS_STRING(octets), PyBytes_GET_SIZE(octets))
+    out.size = <uint8_t> PyBytes_GET_SIZE(octets)
+    return 0
+
+
+@cython.final
+cdef class Lane:
+    """One reactor. What it cannot do itself it tells `listener`, from within the calls below.
+
+    Owns its connections and its epoll descriptor, not the listening sockets. `listener` has:
+
+        asked(token, head, body, peer)    a request; body is None: it did not come in time
+        lent(token, descriptor, data, address, opened_at, head_since)   whose it is now
+        gone(token)                       nobody waits for the answer to that request any more
+        refused()                         connections are closed because there are too many
+        cannot_accept(error)              call `accept_again` after a while
+
+    Args:
+        listener: as above; kept alive.
+        listeners: descriptors of listening TCP sockets that do not block.
+        table: a capsule with the packet table, or None.
+        limiter: the HTTP limiter's cells, or None.
+        ttl_s: bounds of a packet's time to live.
+        caps: connections in all and per address; for the latter 0 is no cap.
+        deadlines_s: head, body, idle, write, age, drain, linger.
+        trusted, exempt: networks as packed address and prefix length.
+        behind_proxy: any peer may be a proxy.
+        ipv6_prefix: leading bits that make IPv6 addresses one client.
+    """
+    cdef:
+        fl_reactor *_reactor
+        object _listener, _table, _limiter
+
+    def __cinit__(
+        self, listener, *, listeners, table, limiter, ttl_s, caps, deadlines_s, trusted, exempt,
+        behind_proxy, ipv6_prefix,
+    ):
+        cdef fl_config *config
+        cdef bytes seed = urandom(16)
+        self._listener = listener
+        self._table = table
+        self._limiter = limiter
+        self._reactor = <fl_reactor *> PyMem_Calloc(1, sizeof(fl_reactor))
+        if self._reactor is NULL:
+            raise MemoryError
+        memcpy(self._reactor.seed, PyBytes_AS_STRING(seed), 16)
+        if not fl_init(self._reactor):
+            raise OSError("epoll_create1")
+        config = &self._reactor.config
+        config.max_connections, config.max_per_address = (min(cap, _UINT32_MAX) for cap in caps)
+        config.behind_proxy = behind_proxy
+        config.ipv6_prefix = ipv6_prefix
+        config.bounds.ttl_min_s, config.bounds.ttl_max_s = ttl_s
+        (
+            config.deadlines.head_s,
+            config.deadlines.body_s,
+            config.deadlines.idle_s,
+            config.deadlines.write_s,
+            config.deadlines.age_s,
+            config.deadlines.drain_s,
+            config.deadlines.linger_s,
+        ) = deadlines_s
+        config.trusted = _networks(trusted, &config.trusted_count)
+        config.exempt = _networks(exempt, &config.exempt_count)
+        if table is not None:
+            self._reactor.table = <pt_table *> PyCapsule_GetPointer(table, PT_CAPSULE)
+        if limiter is not None:
+            self._reactor.limiter = &(<Cells?> limiter)._table
+        self._reactor.listeners = <int *> calloc(max(len(listeners), 1), sizeof(int))
+        if self._reactor.listeners is NULL:
+            raise MemoryError
+        for descriptor in listeners:
+            if not fl_listen(self._reactor, descriptor):
+                raise OSError("epoll_ctl")
+
+    def __dealloc__(self):
+        self._end()
+
+    cdef void _end(self) noexcept:
+        if self._reactor is not NULL:
+            fl_clear(self._reactor)
+            PyMem_Free(self._reactor)
+            self._reactor = NULL
+
+    def close(self):
+        """End all connections at once, but for lent ones; other calls are errors from then on."""
+        self._end()
+        self._listener = self._table = self._limiter = None
+
+    cdef fl_reactor *_alive(self) except NULL:
+        if self._reactor is NULL:
+            raise ValueError("the lane is closed")
+        return self._reactor
+
+    def fileno(self):
+        """Return the epoll descriptor: readable when there is something to do."""
+        return self._alive().epoll
+
+    @property
+    def open(self):
+        """How many connections there are, lent ones included."""
+        return self._alive().open
+
+    def turn(self, double now, double limiter_now):
+        """Do what there is to do, for a bounded time. Both are seconds, by their own clocks."""
+        fl_set_clocks(self._alive(), now, fc_from_s(limiter_now))
+        fl_turn(self._reactor)
+        self._tell()
+
+    def sweep(self, double now, double limiter_now):
+        """Keep the deadlines of all connections."""
+        fl_set_clocks(self._alive(), now, fc_from_s(limiter_now))
+        fl_sweep(self._reactor)
+        self._tell()
+
+    def drain(self, double now, double limiter_now):
+        """Take no new request: end connections, those with one under way after its answer."""
+        fl_set_clocks(self._alive(), now, fc_from_s(limiter_now))
+        fl_drain_all(self._reactor)
+        self._tell()
+
+    def answer(
+        self, uint64_t token, bytes head not None, bytes body not None, bint close, double now,
+        double limiter_now,
+    ):
+        """Answer a request that was told of; nothing happens if its client has gone.
+
+        Args:
+            token: the request's.
+            head: status line and fields, without `date`, `connection` and the empty line.
+            body: follows the head.
+            close: end the connection with this answer.
+            now: seconds, as for `turn`.
+            limiter_now: likewise.
+        """
+        fl_set_clocks(self._alive(), now, fc_from_s(limiter_now))
+        fl_answer_warm(
+            self._reactor,
+            token,
+            <const uint8_t *> PyBytes_AS_STRING(head),
+            PyBytes_GET_SIZE(head),
+            <const uint8_t *> PyBytes_AS_STRING(body),
+            PyBytes_GET_SIZE(body),
+            close,
+        )
+        self._tell()
+
+    def give_back(self, uint64_t token):
+        """Say that a lent connection has ended."""
+        fl_give_back(self._alive(), token)
+
+    def stop_accepting(self):
+        """Leave the listening sockets alone from now on."""
+        fl_stop_accepting(self._alive())
+
+    def accept_again(self):
+        """Try again after `cannot_accept`."""
+        fl_watch_listeners(self._alive(), True)
+
+    def take_counts(self):
+        """Return what has been counted since the last call, or None if nothing has.
+
+        Returns:
+            Cache hits, answers by (kind, status), and what happened to connections.
+        """
+        cdef fl_counts *counts = &self._alive().counts
+        cdef int method, status
+        if not self._reactor.counted:
+            return None
+        answers = [
+            ((_KINDS[method], _STATUSES[status]), counts.answers[method][status])
+            for method in range(3)
+            for status in range(3)
+            if counts.answers[method][status]
+        ]
+        connections = (
+            ("accepted", counts.accepted),
+            ("refused_total", counts.refused_total),
+            ("refused_address", counts.refused_address),
+        )
+        taken = counts.hits, answers, [event for event in connections if event[1]]
+        memset(counts, 0, sizeof(fl_counts))
+        self._reactor.counted = False
+        return taken
+
+    cdef object _tell(self):
+        cdef fl_connection *connection
+        cdef uint64_t token
+        while True:
+            connection = fl_next_news(self._reactor)
+            if connection is NULL:
+                break
+            token = fl_token(self._reactor, connection)
+            news = connection.news
+            connection.news = FL_NO_NEWS
+            if news == FL_ASKS:
+                head = (<char *> connection.in_)[:connection.head_bytes]
+                body = None
+                if not connection.body_late:
+                    body = (<char *> connection.in_)[connection.head_bytes:connection.request_bytes]
+                self._listener.asked(token, head, body, _address(connection)[0])
+            elif news == FL_IS_LENT:
+                data = (<char *> connection.in_)[:connection.in_bytes]
+                fl_drop_buffers(connection)
+                head_since = connection.head_since if connection.served else connection.opened
+                if head_since < 0:  # it came whole
+                    head_since = self._reactor.now
+                self._listener.lent(
+                    token, connection.fd, data, _address(connection), connection.opened, head_since
+                )
+            elif news == FL_IS_GONE:
+                fl_free(self._reactor, connection)
+                self._listener.gone(token)
+        if self._reactor.full:
+            self._reactor.full = False
+            self._listener.refused()
+        if self._reactor.accept_error:
+            error = OSError(
+                self._reactor.accept_error, errno.errorcode.get(self._reactor.accept_error)
+            )
+            self._reactor.accept_error = 0
+            self._listener.cannot_accept(error)
+
+
+cdef object _address(const fl_connection *connection):
+    cdef bytes octets = (
+        (<const char *> connection.peer.address.octets)[:connection.peer.address.size]
+    )
+    family = socket.AF_INET if len(octets) == 4 else socket.AF_INET6
+    return socket.inet_ntop(family, octets), connection.peer.port
+
+
+cdef fp_network *_networks(object networks, size_t *count) except? NULL:
+    cdef fp_network *array = <fp_network *> calloc(max(len(networks), 1), sizeof(fp_network))
+    cdef bytes octets
+    if array is NULL:
+        raise MemoryError
+    for octets, prefix in networks:
+        memcpy(array[count[0]].octets, PyBytes_AS_STRING(octets), min(len(octets), 16))
+        array[count[0]].size = <uint8_t> len(octets)
+        array[count[0]].prefix = prefix
+        count[0] += 1
+    return array
+
+
+# ---- For the parity tests ----
+
+def read_request(bytes data not None):
+    """Return what the parser makes of the bytes of a client: None for more, False for not ours.
+
+    Otherwise method, key (None for /health), policy, whether all fields are plain, forwarded,
+    close, origin, if-none-match, if-modified-since, bytes of the head and of the body.
+    """
+    cdef fr_request request
+    cdef fr_verdict verdict
+    if not data:
+        return None
+    verdict = fr_parse(<const uint8_t *> PyBytes_AS_STRING(data), len(data), &request)
+    if verdict == FR_MORE:
+        return None
+    if verdict == FR_HAND_OVER:
+        return False
+    return (
+        _KINDS[request.method].upper(),
+        (<char *> request.key)[:32] if request.has_key else None,
+        ("CacheFirst", "CacheOnly", "NetworkOnly")[request.policy],
+        request.plain,
+        request.forwarded,
+        request.close,
+        _text(request.origin),
+        _text(request.none_match),
+        _text(request.since),
+        request.head_bytes,
+        request.body_bytes,
+    )
+
+
+cdef object _text(fr_slice value):
+    return None if value.at is NULL else (<char *> value.at)[:value.size]
+
+
+def format_http_date(uint64_t timestamp_us):
+    """Return an IMF-fixdate, as `relay.http.httpdate` does."""
+    cdef uint8_t text[FD_BYTES]
+    fd_write(text, timestamp_us)
+    return (<char *> text)[:FD_BYTES].decode()
+
+
+def parse_http_date(bytes text not None):
+    """Return microseconds since 1970, or None for anything but a right IMF-fixdate."""
+    cdef uint64_t timestamp_us
+    if not fd_read(<const uint8_t *> PyBytes_AS_STRING(text), len(text), &timestamp_us):
+        return None
+    return timestamp_us

@@ -1,0 +1,351 @@
+/* The lane's connections: their memory, their place in the caps, and what is left to be sent.
+ *
+ * A connection is a slot in an array; others name it by a token, slot and generation, which is
+ * good until the slot is freed and then names nothing. States:
+ *
+ *     READING    its requests are read, or wait in `in` until its answers are taken
+ *     WARM       one request is being answered in Python; nothing more is read meanwhile
+ *     LINGERING  we have ended; what the client still sends is thrown away
+ *     LENT       its socket was given to Python; here it only counts for the caps
+ *     GONE       closed while WARM, and Python has not been told yet
+ */
+#ifndef RELAY_FRONT_CONNECTIONS_H
+#define RELAY_FRONT_CONNECTIONS_H
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "front_answer.h"
+#include "front_cells.h"
+#include "front_parse.h"
+#include "front_peers.h"
+#include "packet_table.h"
+
+#define FL_IN_BYTES 16384 /* read at once; room for a request that is not complete, and more */
+#define FL_OUT_BYTES 65536
+#define FL_BUCKETS 4096
+#define FL_LINGER_BYTES (256 * 1024) /* relay/http/stream.py: LINGER_BYTES_MAX */
+#define FL_NONE UINT32_MAX
+#define FL_NEVER (-1.0)
+
+typedef enum { FL_FREE, FL_READING, FL_WARM, FL_LINGERING, FL_LENT, FL_GONE } fl_state;
+typedef enum { FL_NO_NEWS, FL_ASKS, FL_IS_LENT, FL_IS_GONE, FL_DROPPED } fl_news;
+typedef enum { FL_200, FL_304, FL_429, FL_STATUSES } fl_status;
+
+typedef struct {
+    int fd;
+    uint32_t generation;
+    fl_state state;
+    fl_news news;
+    uint32_t next; /* in the list it is in: the free ones, or those with news */
+    uint32_t next_in_bucket;
+    uint32_t events; /* what epoll watches for */
+    fp_peer peer;
+    fc_key client; /* what the peer is counted by */
+    bool capped, exempt, forwards; /* counts for its address; has no limits; speaks for others */
+    bool closing;  /* no request is read after what is being answered */
+    bool last;     /* the answer under way says that it is the last */
+    bool body_late;
+    uint8_t *in, *out;
+    uint32_t in_bytes, out_bytes, out_at;
+    uint32_t head_bytes, request_bytes; /* of the request at the beginning of `in` */
+    uint32_t linger_left;
+    uint32_t served;
+    /* Monotonic seconds; FL_NEVER: does not apply just now. */
+    double opened, idle_since, head_since, body_since, write_since, drain_since, linger_since;
+} fl_connection;
+
+typedef struct {
+    double head_s, body_s, idle_s, write_s, age_s, drain_s, linger_s;
+} fl_deadlines;
+
+typedef struct {
+    uint32_t max_connections;
+    uint32_t max_per_address; /* 0: no cap */
+    unsigned ipv6_prefix;
+    bool behind_proxy; /* any peer may be a proxy */
+    fp_network *trusted, *exempt;
+    size_t trusted_count, exempt_count;
+    fa_bounds bounds;
+    fl_deadlines deadlines;
+} fl_config;
+
+typedef struct {
+    uint64_t hits, answers[3][FL_STATUSES]; /* by fr_method */
+    uint64_t accepted, refused_total, refused_address;
+} fl_counts;
+
+typedef struct {
+    int epoll;
+    int *listeners;
+    uint32_t listener_count;
+    fl_config config;
+    pt_table *table;   /* NULL: every request goes to Python */
+    fc_table *limiter; /* NULL: nothing is limited */
+    fl_connection *connections;
+    uint32_t capacity, first_free, first_news, last_news;
+    uint32_t open; /* neither free nor gone */
+    uint32_t buckets[FL_BUCKETS];
+    uint64_t seed[2];
+    double now;
+    fc_ns limiter_now;
+    uint64_t now_us;
+    int accept_error; /* errno of an accept that will fail again, else 0 */
+    bool full;        /* a connection was refused because of max_connections */
+    bool counted;     /* `counts` has changed since it was last taken */
+    fl_counts counts;
+    uint8_t in[FL_IN_BYTES], out[FL_OUT_BYTES];
+} fl_reactor;
+
+/* ---- Slots ---- */
+
+static inline uint64_t fl_token(const fl_reactor *reactor, const fl_connection *connection)
+{
+    return (uint64_t)connection->generation << 32 |
+           (uint32_t)(connection - reactor->connections);
+}
+
+static inline fl_connection *fl_find(fl_reactor *reactor, uint64_t token)
+{
+    uint32_t slot = (uint32_t)token;
+    if (slot >= reactor->capacity || reactor->connections[slot].state == FL_FREE ||
+        reactor->connections[slot].generation != token >> 32)
+        return NULL;
+    return &reactor->connections[slot];
+}
+
+static inline bool fl_grow(fl_reactor *reactor)
+{
+    uint32_t capacity = reactor->capacity ? reactor->capacity * 2 : 64;
+    fl_connection *grown = realloc(reactor->connections, capacity * sizeof *grown);
+    if (grown == NULL)
+        return false;
+    memset(grown + reactor->capacity, 0, (capacity - reactor->capacity) * sizeof *grown);
+    for (uint32_t slot = capacity; slot-- > reactor->capacity;) {
+        grown[slot].next = reactor->first_free;
+        reactor->first_free = slot;
+    }
+    reactor->connections = grown;
+    reactor->capacity = capacity;
+    return true;
+}
+
+static inline uint32_t *fl_bucket(fl_reactor *reactor, const fc_key *client)
+{
+    return &reactor->buckets[fc_hash(reactor->seed, client) % FL_BUCKETS];
+}
+
+static inline uint32_t fl_count_of(fl_reactor *reactor, const fc_key *client)
+{
+    uint32_t count = 0;
+    for (uint32_t slot = *fl_bucket(reactor, client); slot != FL_NONE;
+         slot = reactor->connections[slot].next_in_bucket)
+        count += fc_same(&reactor->connections[slot].client, client);
+    return count;
+}
+
+/* A slot that counts for the caps; NULL: no memory. */
+static inline fl_connection *fl_open(fl_reactor *reactor, const fl_connection *like)
+{
+    if (reactor->first_free == FL_NONE && !fl_grow(reactor))
+        return NULL;
+    uint32_t slot = reactor->first_free;
+    fl_connection *connection = &reactor->connections[slot];
+    uint32_t generation = connection->generation;
+    reactor->first_free = connection->next;
+    *connection = *like;
+    connection->generation = generation;
+    if (connection->capped) {
+        uint32_t *bucket = fl_bucket(reactor, &connection->client);
+        connection->next_in_bucket = *bucket;
+        *bucket = slot;
+    }
+    reactor->open++;
+    reactor->counted = true;
+    return connection;
+}
+
+static inline void fl_free(fl_reactor *reactor, fl_connection *connection)
+{
+    connection->state = FL_FREE;
+    connection->news = FL_NO_NEWS;
+    /* The highest generation is the listeners' name in epoll's data. */
+    connection->generation = (connection->generation + 1) % FL_NONE;
+    connection->next = reactor->first_free;
+    reactor->first_free = (uint32_t)(connection - reactor->connections);
+}
+
+static inline void fl_uncount(fl_reactor *reactor, fl_connection *connection)
+{
+    if (connection->capped) {
+        uint32_t slot = (uint32_t)(connection - reactor->connections);
+        uint32_t *link = fl_bucket(reactor, &connection->client);
+        while (*link != slot)
+            link = &reactor->connections[*link].next_in_bucket;
+        *link = connection->next_in_bucket;
+    }
+    reactor->open--;
+    reactor->counted = true;
+}
+
+static inline void fl_drop_buffers(fl_connection *connection)
+{
+    free(connection->in);
+    free(connection->out);
+    connection->in = connection->out = NULL;
+    connection->in_bytes = connection->out_bytes = connection->out_at = 0;
+}
+
+/* ---- News for Python ---- */
+
+static inline void fl_tell(fl_reactor *reactor, fl_connection *connection, fl_news news)
+{
+    connection->news = news;
+    connection->next = FL_NONE;
+    uint32_t slot = (uint32_t)(connection - reactor->connections);
+    if (reactor->first_news == FL_NONE)
+        reactor->first_news = slot;
+    else
+        reactor->connections[reactor->last_news].next = slot;
+    reactor->last_news = slot;
+}
+
+/* The next connection with news, which are still to be read from it; NULL: there are none. */
+static inline fl_connection *fl_next_news(fl_reactor *reactor)
+{
+    while (reactor->first_news != FL_NONE) {
+        fl_connection *connection = &reactor->connections[reactor->first_news];
+        reactor->first_news = connection->next;
+        if (connection->news != FL_DROPPED)
+            return connection;
+        fl_free(reactor, connection);
+    }
+    return NULL;
+}
+
+/* ---- Ends ---- */
+
+/* Closes at once. Of a request under way Python is told that nobody waits for it. */
+static inline void fl_close(fl_reactor *reactor, fl_connection *connection)
+{
+    close(connection->fd);
+    fl_drop_buffers(connection);
+    fl_uncount(reactor, connection);
+    if (connection->state != FL_WARM) {
+        fl_free(reactor, connection);
+    } else if (connection->news == FL_ASKS) { /* Python has not even heard of it */
+        connection->state = FL_GONE;
+        connection->news = FL_DROPPED;
+    } else {
+        connection->state = FL_GONE;
+        fl_tell(reactor, connection, FL_IS_GONE);
+    }
+}
+
+/* Makes epoll watch for what the state needs; false: it was closed because that failed. */
+static inline bool fl_arm(fl_reactor *reactor, fl_connection *connection)
+{
+    bool unsent = connection->out_bytes != 0;
+    uint32_t events = unsent ? EPOLLOUT : 0;
+    if (connection->state == FL_WARM)
+        events |= EPOLLRDHUP;
+    else if (connection->state == FL_LINGERING || !unsent)
+        events |= EPOLLIN;
+    if (events == connection->events)
+        return true;
+    struct epoll_event event = {.events = events, .data.u64 = fl_token(reactor, connection)};
+    connection->events = events;
+    if (epoll_ctl(reactor->epoll, EPOLL_CTL_MOD, connection->fd, &event) == 0)
+        return true;
+    fl_close(reactor, connection);
+    return false;
+}
+
+/* Ends in good order: our side first, then whatever the client still sends, for a moment,
+ * because closing a socket with unread bytes resets it, and a reset may overtake the answer. */
+static inline void fl_finish(fl_reactor *reactor, fl_connection *connection)
+{
+    if (shutdown(connection->fd, SHUT_WR) != 0) {
+        fl_close(reactor, connection);
+        return;
+    }
+    connection->state = FL_LINGERING;
+    connection->linger_since = reactor->now;
+    connection->linger_left = FL_LINGER_BYTES;
+    fl_drop_buffers(connection);
+    fl_arm(reactor, connection);
+}
+
+/* ---- Sending ---- */
+
+/* Sends, or keeps for later; false: the client is gone, or there is no memory. */
+static inline bool fl_send(fl_reactor *reactor, fl_connection *connection, const uint8_t *data,
+                    size_t size)
+{
+    if (connection->out_bytes == 0 && size) {
+        ssize_t sent;
+        do
+            sent = send(connection->fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+        while (sent < 0 && errno == EINTR);
+        if (sent < 0 && errno != EAGAIN)
+            return false;
+        if (sent > 0) {
+            data += sent;
+            size -= (size_t)sent;
+        }
+    }
+    if (size == 0)
+        return true;
+    uint8_t *grown = realloc(connection->out, connection->out_bytes + size);
+    if (grown == NULL)
+        return false;
+    memcpy(grown + connection->out_bytes, data, size);
+    if (connection->out_bytes == 0)
+        connection->write_since = reactor->now;
+    connection->out = grown;
+    connection->out_bytes += (uint32_t)size;
+    return true;
+}
+
+/* Sends what was kept, as far as it goes; false: the client is gone. */
+static inline bool fl_flush(fl_connection *connection)
+{
+    while (connection->out_at < connection->out_bytes) {
+        ssize_t sent = send(connection->fd, connection->out + connection->out_at,
+                            connection->out_bytes - connection->out_at,
+                            MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0)
+            return errno == EAGAIN;
+        connection->out_at += (uint32_t)sent;
+    }
+    free(connection->out);
+    connection->out = NULL;
+    connection->out_bytes = connection->out_at = 0;
+    connection->write_since = FL_NEVER;
+    return true;
+}
+
+/* Keeps what was read and not answered; false: no memory. */
+static inline bool fl_keep(fl_connection *connection, const uint8_t *data, size_t size)
+{
+    uint8_t *kept = size ? malloc(size) : NULL;
+    if (size && kept == NULL)
+        return false;
+    if (size)
+        memcpy(kept, data, size);
+    free(connection->in);
+    connection->in = kept;
+    connection->in_bytes = (uint32_t)size;
+    return true;
+}
+
+#endif

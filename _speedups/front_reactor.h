@@ -1,0 +1,517 @@
+/* The front lane: accepts connections, answers what it can from the packet table, and passes on
+ * the rest. An epoll reactor in plain C, without a Python object or a call into Python.
+ *
+ *     bytes → fr_parse ─ understood ─ in the table, fresh → answered here          (hot)
+ *                      │            └ anything else       → a request for Python   (warm)
+ *                      └ not understood                   → the connection is lent to Python
+ *
+ * Driven from one thread: fl_turn does a bounded amount of work, fl_sweep keeps deadlines; after
+ * either, and after fl_answer_warm, fl_drain and fl_give_back, fl_next_news says what concerns
+ * Python. Every request of one turn has the same `now`.
+ *
+ * Order is kept per connection: while a request is with Python, or answers wait to be taken by
+ * the client, nothing further is read from it. So a client costs at most FL_IN_BYTES, and
+ * FL_OUT_BYTES and one answer, however it behaves.
+ *
+ * Source: design/architecture.md, section 1; the deadlines are those of relay/http/connection.py.
+ */
+#ifndef RELAY_FRONT_REACTOR_H
+#define RELAY_FRONT_REACTOR_H
+
+#include <netinet/tcp.h>
+#include <time.h>
+
+#include "front_connections.h"
+
+#define FL_EVENTS 128
+#define FL_ACCEPTS 64 /* in one go */
+#define FL_ROUNDS 4
+#define FL_TURN_NS 400000 /* nothing new is begun after that long: others want the thread, too */
+#define FL_LISTENER FL_NONE
+
+static inline uint64_t fl_clock_ns(clockid_t clock)
+{
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* ---- Answering ---- */
+
+static inline void fl_count(fl_reactor *reactor, fr_method method, fl_status status)
+{
+    reactor->counts.answers[method][status]++;
+    reactor->counts.hits += status != FL_429;
+    reactor->counted = true;
+}
+
+/* Writes an answer at `*out` and moves it on; false, and nothing changed: a request for Python.
+ * That one counts it, so here the limiter is only asked whether it would refuse. */
+static inline bool fl_answer(fl_reactor *reactor, const fl_connection *connection,
+                      const fr_request *request, uint8_t **out)
+{
+    fc_table *limiter = connection->exempt ? NULL : reactor->limiter;
+    fc_decision decision = {true, 0, 0};
+    uint32_t burst = 0;
+    if (!request->has_key || (request->forwarded && connection->forwards))
+        return false;
+    if (limiter != NULL) {
+        burst = limiter->burst;
+        decision = fc_foresee(limiter, &connection->client, reactor->limiter_now);
+        if (!decision.allowed) {
+            *out = fa_too_many(*out, request, decision.wait, burst, reactor->now_us);
+            fl_count(reactor, request->method, FL_429);
+            return true;
+        }
+    }
+    pt_packet packet;
+    if (request->method == FR_PUT || !request->plain || request->policy == FR_NETWORK_ONLY ||
+        reactor->table == NULL || !pt_lookup(reactor->table, request->key, &packet))
+        return false;
+    uint64_t ttl_s = fa_ttl_s(&packet, &reactor->config.bounds);
+    if (request->policy == FR_CACHE_FIRST && fa_age_s(&packet, reactor->now_us) >= ttl_s)
+        return false;
+    uint8_t tag[FA_TAG_BYTES];
+    fa_write_tag(tag, packet.tag);
+    fa_condition condition = fa_judge(request, tag, packet.timestamp_us);
+    if (condition == FA_UNCLEAR)
+        return false;
+    if (limiter != NULL)
+        decision = fc_check(limiter, &connection->client, reactor->limiter_now);
+    *out = fa_packet(*out, request, &packet, tag, condition == FA_MET, ttl_s, reactor->now_us,
+                     burst, decision.remaining);
+    fl_count(reactor, request->method, condition == FA_MET ? FL_304 : FL_200);
+    return true;
+}
+
+/* ---- Reading ---- */
+
+typedef enum { FL_INCOMPLETE, FL_BLOCKED, FL_NOT_HOT, FL_NOT_OURS, FL_ENDED, FL_DEAD } fl_stop;
+
+/* Answers requests one after the other; returns why it stopped at `*at`. */
+static inline fl_stop fl_answer_all(fl_reactor *reactor, fl_connection *connection, const uint8_t *data,
+                             size_t size, size_t *at)
+{
+    uint8_t *out = reactor->out;
+    fl_stop stop = FL_INCOMPLETE;
+    connection->head_bytes = 0;
+    while (stop == FL_INCOMPLETE && *at < size) {
+        fr_request request;
+        fr_verdict verdict = fr_parse(data + *at, size - *at, &request);
+        if (verdict == FR_MORE)
+            break;
+        if (verdict == FR_HAND_OVER) {
+            stop = FL_NOT_OURS;
+            break;
+        }
+        size_t whole = request.head_bytes + request.body_bytes;
+        connection->head_bytes = (uint32_t)request.head_bytes;
+        connection->request_bytes = (uint32_t)whole;
+        if (size - *at < whole)
+            break;
+        if (FL_OUT_BYTES - (size_t)(out - reactor->out) < FA_BYTES_MAX) {
+            if (!fl_send(reactor, connection, reactor->out, (size_t)(out - reactor->out)))
+                return FL_DEAD;
+            out = reactor->out;
+            if (connection->out_bytes) {
+                stop = FL_BLOCKED;
+                break;
+            }
+        }
+        request.close |= connection->last;
+        connection->closing = request.close;
+        if (!fl_answer(reactor, connection, &request, &out)) {
+            stop = FL_NOT_HOT;
+            break;
+        }
+        *at += whole;
+        connection->served++;
+        connection->idle_since = reactor->now;
+        connection->head_since = connection->body_since = FL_NEVER;
+        connection->head_bytes = 0;
+        if (connection->closing)
+            stop = FL_ENDED;
+    }
+    if (!fl_send(reactor, connection, reactor->out, (size_t)(out - reactor->out)))
+        return FL_DEAD;
+    return stop;
+}
+
+static inline void fl_lend(fl_reactor *reactor, fl_connection *connection)
+{
+    epoll_ctl(reactor->epoll, EPOLL_CTL_DEL, connection->fd, NULL);
+    connection->state = FL_LENT;
+    fl_tell(reactor, connection, FL_IS_LENT);
+}
+
+/* Since when a head or a body is being waited for. */
+static inline void fl_note_waiting(fl_reactor *reactor, fl_connection *connection, bool begun)
+{
+    if (connection->head_bytes) {
+        if (connection->body_since < 0)
+            connection->body_since = reactor->now;
+    } else if (begun && connection->head_since < 0) {
+        connection->head_since = reactor->now;
+    }
+}
+
+/* Does what can be done with the bytes at `data`, and keeps the rest. */
+static inline void fl_process(fl_reactor *reactor, fl_connection *connection, const uint8_t *data,
+                       size_t size)
+{
+    size_t at = 0;
+    fl_stop stop = fl_answer_all(reactor, connection, data, size, &at);
+    if (stop == FL_ENDED)
+        at = size;
+    if (stop == FL_DEAD || !fl_keep(connection, data + at, size - at)) {
+        fl_close(reactor, connection);
+        return;
+    }
+    switch (stop) {
+    case FL_NOT_HOT:
+        connection->state = FL_WARM;
+        connection->body_late = false;
+        connection->head_since = connection->body_since = FL_NEVER;
+        fl_tell(reactor, connection, FL_ASKS);
+        break;
+    case FL_NOT_OURS:
+        if (!connection->out_bytes) {
+            fl_lend(reactor, connection);
+            return;
+        }
+        break; /* answers first; then it is read again */
+    case FL_ENDED:
+        if (!connection->out_bytes) {
+            fl_finish(reactor, connection);
+            return;
+        }
+        break;
+    default:
+        fl_note_waiting(reactor, connection, size > at);
+    }
+    fl_arm(reactor, connection);
+}
+
+/* Goes on with what has been read already. */
+static inline void fl_resume(fl_reactor *reactor, fl_connection *connection)
+{
+    size_t size = connection->in_bytes;
+    if (connection->closing) {
+        fl_finish(reactor, connection);
+    } else if (size) {
+        memcpy(reactor->in, connection->in, size);
+        fl_process(reactor, connection, reactor->in, size);
+    } else {
+        fl_arm(reactor, connection);
+    }
+}
+
+static inline void fl_read(fl_reactor *reactor, fl_connection *connection)
+{
+    size_t held = connection->in_bytes;
+    if (held)
+        memcpy(reactor->in, connection->in, held);
+    ssize_t got = recv(connection->fd, reactor->in + held, FL_IN_BYTES - held, MSG_DONTWAIT);
+    if (got > 0)
+        fl_process(reactor, connection, reactor->in, held + (size_t)got);
+    else if (got == 0 || (errno != EAGAIN && errno != EINTR))
+        fl_close(reactor, connection);
+}
+
+static inline void fl_linger(fl_reactor *reactor, fl_connection *connection)
+{
+    ssize_t got = recv(connection->fd, reactor->in, FL_IN_BYTES, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got <= 0 || (size_t)got >= connection->linger_left)
+        fl_close(reactor, connection);
+    else
+        connection->linger_left -= (uint32_t)got;
+}
+
+static inline void fl_handle(fl_reactor *reactor, fl_connection *connection, uint32_t events)
+{
+    if (connection->state == FL_LINGERING) {
+        fl_linger(reactor, connection);
+    } else if (connection->state == FL_WARM && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+        fl_close(reactor, connection);
+    } else if (connection->out_bytes) {
+        if (!fl_flush(connection))
+            fl_close(reactor, connection);
+        else if (!connection->out_bytes && connection->state == FL_READING)
+            fl_resume(reactor, connection);
+        else
+            fl_arm(reactor, connection);
+    } else if (connection->state == FL_READING) {
+        fl_read(reactor, connection);
+    }
+}
+
+/* ---- Accepting ---- */
+
+/* A slot for an accepted socket, or NULL: it is beyond a cap. */
+static inline fl_connection *fl_admit(fl_reactor *reactor, int fd, const fp_peer *peer)
+{
+    const fl_config *config = &reactor->config;
+    bool named = config->trusted_count != 0;
+    bool trusted = fp_within(&peer->address, config->trusted, config->trusted_count);
+    bool exempt = fp_within(&peer->address, config->exempt, config->exempt_count);
+    fl_connection like = {
+        .fd = fd,
+        .state = FL_READING,
+        .events = EPOLLIN,
+        .peer = *peer,
+        .client = fp_client(peer->address, config->ipv6_prefix),
+        .exempt = exempt,
+        /* Without a limiter it does not matter who asks. */
+        .forwards = reactor->limiter != NULL && (named ? trusted : config->behind_proxy),
+        .capped = !trusted && !exempt && (named || !config->behind_proxy),
+        .opened = reactor->now,
+        .idle_since = reactor->now,
+        .head_since = FL_NEVER,
+        .body_since = FL_NEVER,
+        .write_since = FL_NEVER,
+        .drain_since = FL_NEVER,
+        .linger_since = FL_NEVER,
+    };
+    reactor->counted = true;
+    if (reactor->open >= config->max_connections) {
+        reactor->counts.refused_total++;
+        reactor->full = true;
+        return NULL;
+    }
+    if (config->max_per_address && like.capped &&
+        fl_count_of(reactor, &like.client) >= config->max_per_address) {
+        reactor->counts.refused_address++;
+        return NULL;
+    }
+    reactor->counts.accepted++;
+    return fl_open(reactor, &like);
+}
+
+static inline void fl_watch_listeners(fl_reactor *reactor, bool accepting)
+{
+    for (uint32_t i = 0; i < reactor->listener_count; i++) {
+        struct epoll_event event = {.events = accepting ? EPOLLIN : 0,
+                                    .data.u64 = (uint64_t)FL_LISTENER << 32 | i};
+        epoll_ctl(reactor->epoll, EPOLL_CTL_MOD, reactor->listeners[i], &event);
+    }
+}
+
+static inline void fl_accept(fl_reactor *reactor, int listener)
+{
+    for (int i = 0; i < FL_ACCEPTS; i++) {
+        struct sockaddr_storage address;
+        socklen_t size = sizeof address;
+        int fd = accept4(listener, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0) {
+            if (errno == EAGAIN)
+                return;
+            if (errno == ECONNABORTED || errno == EPROTO || errno == EPERM || errno == EINTR)
+                continue; /* that client gave up, or the firewall did */
+            reactor->accept_error = errno;
+            fl_watch_listeners(reactor, false);
+            return;
+        }
+        fp_peer peer;
+        fl_connection *connection = fp_read(&address, &peer) ? fl_admit(reactor, fd, &peer) : NULL;
+        if (connection == NULL) {
+            close(fd);
+            continue;
+        }
+        int on = 1;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        struct epoll_event event = {.events = EPOLLIN, .data.u64 = fl_token(reactor, connection)};
+        if (epoll_ctl(reactor->epoll, EPOLL_CTL_ADD, fd, &event) != 0)
+            fl_close(reactor, connection);
+    }
+}
+
+/* ---- What Python calls ---- */
+
+static inline void fl_set_clocks(fl_reactor *reactor, double now, fc_ns limiter_now)
+{
+    reactor->now = now;
+    reactor->limiter_now = limiter_now;
+    reactor->now_us = fl_clock_ns(CLOCK_REALTIME) / 1000;
+}
+
+/* Handles what has happened, for a bounded time. */
+static inline void fl_turn(fl_reactor *reactor)
+{
+    struct epoll_event events[FL_EVENTS];
+    uint64_t begun = fl_clock_ns(CLOCK_MONOTONIC);
+    for (int round = 0; round < FL_ROUNDS; round++) {
+        int count = epoll_wait(reactor->epoll, events, FL_EVENTS, 0);
+        for (int i = 0; i < count; i++) {
+            uint64_t token = events[i].data.u64;
+            fl_connection *connection = fl_find(reactor, token);
+            if (token >> 32 == FL_LISTENER)
+                fl_accept(reactor, reactor->listeners[(uint32_t)token]);
+            else if (connection != NULL) /* it may have been closed meanwhile */
+                fl_handle(reactor, connection, events[i].events);
+            if (fl_clock_ns(CLOCK_MONOTONIC) - begun > FL_TURN_NS)
+                return; /* epoll tells the rest again */
+        }
+        if (count <= 0 || reactor->first_news != FL_NONE)
+            return;
+    }
+}
+
+/* Python's answer: a head up to its own last fields, and a body. */
+static inline void fl_answer_warm(fl_reactor *reactor, uint64_t token, const uint8_t *head,
+                           size_t head_bytes, const uint8_t *body, size_t body_bytes, bool close)
+{
+    fl_connection *connection = fl_find(reactor, token);
+    if (connection == NULL || connection->state != FL_WARM)
+        return;
+    uint8_t *out = reactor->out;
+    connection->closing |= close || connection->last || connection->body_late;
+    if (head_bytes > FL_OUT_BYTES / 2 || body_bytes > FL_OUT_BYTES / 4) {
+        fl_close(reactor, connection); /* none of ours is so large */
+        return;
+    }
+    out = fa_put(out, head, head_bytes);
+    out = fa_end(out, reactor->now_us, connection->closing);
+    out = fa_put(out, body, body_bytes);
+    connection->state = FL_READING;
+    connection->idle_since = reactor->now;
+    connection->served++;
+    connection->in_bytes -= connection->request_bytes;
+    memmove(connection->in, connection->in + connection->request_bytes, connection->in_bytes);
+    connection->head_bytes = 0;
+    if (!fl_send(reactor, connection, reactor->out, (size_t)(out - reactor->out)))
+        fl_close(reactor, connection);
+    else if (connection->out_bytes)
+        fl_arm(reactor, connection);
+    else
+        fl_resume(reactor, connection);
+}
+
+/* A lent connection has ended. */
+static inline void fl_give_back(fl_reactor *reactor, uint64_t token)
+{
+    fl_connection *connection = fl_find(reactor, token);
+    if (connection == NULL || connection->state != FL_LENT)
+        return;
+    fl_uncount(reactor, connection);
+    fl_free(reactor, connection);
+}
+
+/* Takes no new request; ends now, or after what is under way. */
+static inline void fl_drain(fl_reactor *reactor, fl_connection *connection)
+{
+    if (connection->drain_since >= 0)
+        return;
+    connection->drain_since = reactor->now;
+    connection->last = true;
+    if (connection->state != FL_READING || connection->body_since >= 0)
+        return;
+    connection->closing = true;
+    if (!connection->out_bytes)
+        fl_finish(reactor, connection);
+}
+
+static inline bool fl_passed(const fl_reactor *reactor, double since, double limit_s)
+{
+    return since >= 0 && reactor->now - since >= limit_s;
+}
+
+static inline void fl_sweep_reading(fl_reactor *reactor, fl_connection *connection)
+{
+    const fl_deadlines *deadlines = &reactor->config.deadlines;
+    double head_since = connection->served ? connection->head_since : connection->opened;
+    if (connection->out_bytes)
+        return;
+    if (fl_passed(reactor, connection->body_since, deadlines->body_s)) {
+        connection->state = FL_WARM;
+        connection->body_late = true;
+        connection->request_bytes = connection->in_bytes;
+        fl_tell(reactor, connection, FL_ASKS);
+        fl_arm(reactor, connection);
+    } else if (connection->body_since < 0 &&
+               (fl_passed(reactor, head_since, deadlines->head_s) ||
+                fl_passed(reactor, connection->idle_since, deadlines->idle_s))) {
+        fl_drain(reactor, connection);
+    }
+}
+
+/* Keeps the deadlines of all connections; to be called some times in the shortest of them. */
+static inline void fl_sweep(fl_reactor *reactor)
+{
+    const fl_deadlines *deadlines = &reactor->config.deadlines;
+    for (uint32_t slot = 0; slot < reactor->capacity; slot++) {
+        fl_connection *connection = &reactor->connections[slot];
+        bool ours = connection->state == FL_READING || connection->state == FL_WARM;
+        if (connection->state == FL_LINGERING) {
+            if (fl_passed(reactor, connection->linger_since, deadlines->linger_s))
+                fl_close(reactor, connection);
+        } else if (!ours) {
+            continue;
+        } else if (fl_passed(reactor, connection->write_since, deadlines->write_s) ||
+                   fl_passed(reactor, connection->drain_since, deadlines->drain_s)) {
+            fl_close(reactor, connection);
+        } else if (fl_passed(reactor, connection->opened, deadlines->age_s)) {
+            fl_drain(reactor, connection);
+        } else if (connection->state == FL_READING) {
+            fl_sweep_reading(reactor, connection);
+        }
+    }
+}
+
+static inline void fl_stop_accepting(fl_reactor *reactor)
+{
+    for (uint32_t i = 0; i < reactor->listener_count; i++)
+        epoll_ctl(reactor->epoll, EPOLL_CTL_DEL, reactor->listeners[i], NULL);
+    reactor->listener_count = 0;
+}
+
+static inline void fl_drain_all(fl_reactor *reactor)
+{
+    for (uint32_t slot = 0; slot < reactor->capacity; slot++) {
+        fl_connection *connection = &reactor->connections[slot];
+        if (connection->state == FL_READING || connection->state == FL_WARM)
+            fl_drain(reactor, connection);
+    }
+}
+
+/* ---- Beginning and end ---- */
+
+static inline bool fl_init(fl_reactor *reactor)
+{
+    reactor->first_free = reactor->first_news = reactor->last_news = FL_NONE;
+    memset(reactor->buckets, 0xff, sizeof reactor->buckets);
+    reactor->epoll = epoll_create1(EPOLL_CLOEXEC);
+    return reactor->epoll >= 0;
+}
+
+/* The listeners' array and the networks' are the caller's until here, and freed by fl_clear. */
+static inline bool fl_listen(fl_reactor *reactor, int listener)
+{
+    struct epoll_event event = {.events = EPOLLIN,
+                                .data.u64 = (uint64_t)FL_LISTENER << 32 | reactor->listener_count};
+    if (epoll_ctl(reactor->epoll, EPOLL_CTL_ADD, listener, &event) != 0)
+        return false;
+    reactor->listeners[reactor->listener_count++] = listener;
+    return true;
+}
+
+static inline void fl_clear(fl_reactor *reactor)
+{
+    for (uint32_t slot = 0; slot < reactor->capacity; slot++) {
+        fl_connection *connection = &reactor->connections[slot];
+        bool lent = connection->state == FL_LENT && connection->news != FL_IS_LENT;
+        if (connection->state != FL_FREE && connection->state != FL_GONE && !lent) {
+            close(connection->fd);
+            fl_drop_buffers(connection);
+        }
+    }
+    if (reactor->epoll >= 0)
+        close(reactor->epoll);
+    free(reactor->connections);
+    free(reactor->listeners);
+    free(reactor->config.trusted);
+    free(reactor->config.exempt);
+}
+
+#endif

@@ -1,0 +1,289 @@
+"""The front lane: drives the native reactor, which answers most requests by itself.
+
+The reactor (`_speedups/front_reactor.h`) accepts connections, keeps caps and deadlines, and
+answers GET and HEAD of packets that are in the table and fresh. It tells of everything else:
+
+* a request that it understands completely, but cannot answer: a miss, a PUT, ``/health``. The
+  application answers it in a task of its own, and the lane sends that answer (warm);
+* a connection that it does not understand: it goes on as a `Connection`, with the bytes read so
+  far. It still counts for the caps, and ends with its next answer.
+
+Source: design/architecture.md, section 1; issue 4, section 1.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from relay.http.connection import Past
+from relay.http.messages import BODY_TIMEOUT_S, BodyTimeoutError, Message, Request
+from relay.http.native import Cells, Lane
+from relay.http.serve import EXHAUSTED_PAUSE_S, HttpServer
+
+if TYPE_CHECKING:
+    from relay.config import HttpConfig
+    from relay.http.app import App, Response
+    from relay.http.clients import ClientRules, Network
+    from relay.http.connection import Connection, Deadlines
+    from relay.http.counters import Counters
+    from relay.http.serve import Application
+
+_log: Final = logging.getLogger("pkarr_relay.http")
+
+VARIABLE: Final = "RELAY_FRONT_LANE"
+"""``0`` in the environment turns the lane off, to compare, and to rule it out."""
+_FAILED: Final = b"HTTP/1.1 500 \r\ncontent-length: 0\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class FrontLane:
+    """What the lane needs to know beyond a server's own settings.
+
+    Args:
+        app: answers what the lane does not.
+        table: a capsule with the C packet table; None: the lane answers nothing by itself.
+    """
+
+    app: App
+    table: object | None
+
+    def make_server(
+        self,
+        app: Application,
+        config: HttpConfig,
+        rules: ClientRules,
+        counters: Counters,
+        deadlines: Deadlines | None,
+    ) -> HttpServer:
+        """Return a server that has a lane in front."""
+        return FrontServer(self, app, config, rules, counters, deadlines)
+
+
+def front_lane(app: App, table: object | None) -> FrontLane | None:
+    """Return a lane for `app`, or None where there is none, or is to be none."""
+    if Lane is None or os.environ.get(VARIABLE) == "0":
+        return None
+    return FrontLane(app, table)
+
+
+class FrontServer(HttpServer):
+    """A server whose connections begin on the lane; see `relay.http.serve.serve_http`.
+
+    Raises:
+        ValueError: the limiter tells clients apart by other rules than the caps.
+    """
+
+    def __init__(
+        self,
+        front: FrontLane,
+        app: Application,
+        config: HttpConfig,
+        rules: ClientRules,
+        counters: Counters,
+        deadlines: Deadlines | None,
+    ) -> None:
+        super().__init__(app, config, rules, counters, deadlines)
+        self._front = front
+        self._limits = front.app.limits
+        if self._limits.http is not None and rules != self._limits.rules:
+            raise ValueError("one set of rules for clients, please")
+        self._lane: Lane
+        self._nursery: trio.Nursery
+        self._asked: dict[int, trio.CancelScope] = {}
+        self._lent: dict[Connection, int] = {}
+        self._draining = False
+
+    # ---- The steps of HttpServer ----
+
+    async def run(
+        self,
+        sockets: Sequence[socket.socket],
+        shutdown: trio.Event,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Serve until `shutdown`, then let requests finish; cancelling ends them at once."""
+        self._lane = self._make_lane(sockets)
+        try:
+            await super().run(sockets, shutdown, task_status)
+        finally:
+            self._lane.close()
+
+    def _begin(
+        self, sockets: Sequence[socket.socket], accepting: trio.Nursery, nursery: trio.Nursery
+    ) -> None:
+        self._nursery = nursery
+        nursery.start_soon(self._react)
+
+    def _stop_accepting(self) -> None:
+        self._lane.stop_accepting()
+
+    def _drain(self) -> None:
+        self._draining = True
+        super()._drain()
+        self._lane.drain(*self._now())
+        self._note_counts()
+
+    def _check(self, now: float) -> None:
+        super()._check(now)
+        self._lane.sweep(*self._now())
+        self._note_counts()
+
+    def _count(self) -> int:
+        return self._lane.open
+
+    def _forget(self, connection: Connection) -> None:
+        super()._forget(connection)
+        self._lane.give_back(self._lent.pop(connection))
+
+    # ---- The lane ----
+
+    def _make_lane(self, sockets: Sequence[socket.socket]) -> Lane:
+        for sock in sockets:
+            sock.setblocking(False)
+        deadlines, service = self._deadlines, self._front.app.service
+        limiter = self._limits.http
+        return Lane(
+            self,
+            listeners=[sock.fileno() for sock in sockets],
+            table=self._front.table,
+            limiter=limiter if isinstance(limiter, Cells) else None,
+            ttl_s=(service.ttl_min_s, service.ttl_max_s),
+            caps=(self._config.max_connections, self._config.max_connections_per_address),
+            deadlines_s=(
+                deadlines.head_s,
+                BODY_TIMEOUT_S,
+                deadlines.idle_s,
+                deadlines.write_s,
+                deadlines.age_s,
+                deadlines.drain_s,
+                deadlines.linger_s,
+            ),
+            trusted=_packed(self._rules.trusted_proxies),
+            exempt=_packed(self._rules.exempt),
+            behind_proxy=self._rules.behind_proxy,
+            ipv6_prefix=self._rules.ipv6_prefix,
+        )
+
+    async def _react(self) -> None:
+        """Let the lane do a bounded piece of work at a time; other tasks get their turn between."""
+        lane = self._lane
+        while True:
+            await trio.lowlevel.wait_readable(lane.fileno())
+            lane.turn(*self._now())
+            self._note_counts()
+
+    def _now(self) -> tuple[float, float]:
+        return trio.current_time(), self._limits.clock()
+
+    def _note_counts(self) -> None:
+        counts = self._lane.take_counts()
+        if counts is None:
+            return
+        hits, answers, events = counts
+        if hits:
+            self._front.app.service.counters["hits"] += hits
+        for (kind, status), count in answers:
+            self._counters.requests[kind][status] += count
+        for event, count in events:
+            self._counters.connections[event] += count
+        self._note_count()
+
+    # ---- What the lane tells ----
+
+    def asked(self, token: int, head: bytes, body: bytes | None, peer: str) -> None:
+        """Answer a request in a task of its own; the lane has at most one per connection."""
+        self._asked[token] = scope = trio.CancelScope()
+        self._nursery.start_soon(self._answer, token, _request(head, body, peer), scope)
+
+    def gone(self, token: int) -> None:
+        """Stop answering a request whose client has hung up."""
+        self._asked[token].cancel()
+
+    def lent(
+        self,
+        token: int,
+        descriptor: int,
+        data: bytes,
+        address: tuple[str, int],
+        opened_at: float,
+        head_since: float,
+    ) -> None:
+        """Go on with a connection as if its bytes had only just come."""
+        sock = trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor))
+        past = Past(opened_at=opened_at, head_since=head_since)
+        connection = self._connection(sock, address, data, past)
+        self._open[connection] = None
+        self._by_peer[None] += 1  # the lane counts by address
+        self._lent[connection] = token
+        if self._draining:
+            connection.drain()
+        self._nursery.start_soon(self._serve, connection)
+
+    def refused(self) -> None:
+        """Say that there are too many connections."""
+        self._complain("closing new connections: %d are open", self._lane.open)
+
+    def cannot_accept(self, error: OSError) -> None:
+        """Let the lane try again in a while: at once would be in vain."""
+        self._complain("cannot accept connections: %s", error)
+        self._nursery.start_soon(self._accept_later)
+
+    async def _accept_later(self) -> None:
+        await trio.sleep(EXHAUSTED_PAUSE_S)
+        self._lane.accept_again()
+
+    async def _answer(self, token: int, request: Request, scope: trio.CancelScope) -> None:
+        response = None
+        try:
+            with scope:
+                response = await self._front.app.respond(request)
+        except Exception:
+            _log.exception("the application failed on %s", request.method)
+        finally:
+            del self._asked[token]
+        if scope.cancelled_caught:
+            return
+        head, body, close = (_FAILED, b"", True) if response is None else _composed(response)
+        self._lane.answer(token, head, body, close, *self._now())
+        self._note_counts()
+
+
+def _packed(networks: Sequence[Network]) -> list[tuple[bytes, int]]:
+    return [(network.network_address.packed, network.prefixlen) for network in networks]
+
+
+def _request(head: bytes, body: bytes | None, peer: str) -> Request:
+    """Read a head that the lane has found to be in order."""
+    request_line, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    method, target, _ = request_line.split(b" ")
+    path, _, query = target.partition(b"?")
+    fields = (line.partition(b":") for line in lines)
+
+    async def receive() -> Message:
+        if body is None:
+            raise BodyTimeoutError
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request(
+        method=method.decode("ascii"),
+        path=path,
+        query=query,
+        headers=[(name.lower(), value.strip(b" \t")) for name, _, value in fields],
+        peer=peer,
+        receive=receive,
+    )
+
+
+def _composed(response: Response) -> tuple[bytes, bytes, bool]:
+    """Return status line and fields, the body, and whether the connection is to end with it."""
+    status, headers, body = response
+    lines = [b"HTTP/1.1 %d \r\n" % status]
+    lines += [b"%b: %b\r\n" % field for field in headers if field[0] != b"connection"]
+    return b"".join(lines), body, len(lines) <= len(headers)
