@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import dht_lookup, http, kernels, put
-from bench.harness import FULL, QUICK, Loader, Plan, Row, save, table
+from bench.harness import FULL, QUICK, Figure, Loader, Plan, Row, save, table
 
 BENCHES: Final[dict[str, Callable[[Plan, Loader], list[Row]]]] = {
     "http": http.run,
@@ -30,16 +30,20 @@ def main() -> int:
     if unknown := set(names) - {KERNELS, *BENCHES}:
         parser.error(f"no such bench: {', '.join(sorted(unknown))}")
     plan = QUICK if arguments.quick else FULL
-    figures = kernels.run(plan) if KERNELS in names else []
+    figures: list[Figure] = []
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        loader = Loader(Path(folder))
-        for name in names:
-            if name in BENCHES:
+    try:
+        if KERNELS in names:
+            figures += kernels.run(plan)
+        with tempfile.TemporaryDirectory() as folder:
+            loader = Loader(Path(folder))
+            for name in (name for name in names if name in BENCHES):
                 rows += BENCHES[name](plan, loader)
-    parts = [kernels.table(figures) if figures else "", table(rows) if rows else ""]
-    sys.stdout.write("\n\n".join(part for part in parts if part) + "\n")
-    sys.stdout.write(f"\nkept in {save(rows, figures, plan).relative_to(Path.cwd())}\n")
+    finally:  # minutes of measuring are kept also when a later bench fails
+        if figures or rows:
+            parts = [kernels.table(figures), table(rows)]
+            sys.stdout.write("\n\n".join(part for part in parts if part) + "\n")
+            sys.stdout.write(f"\nkept in {save(rows, figures, plan).relative_to(Path.cwd())}\n")
     return 0
 
 

@@ -229,7 +229,9 @@ def spread(row: Row, subject: str, of: Callable[[Sample], float], digits: int = 
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as Markdown, a line per subject."""
+    """Return the rows as Markdown, a line per subject; nothing for none."""
+    if not rows:
+        return ""
     lines = [
         "| measurement | subject | good answers/s | CPU µs/request | p50 ms | p99 ms | failed |",
         "| --- | --- | --- | --- | --- | --- | --- |",

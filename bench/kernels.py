@@ -37,7 +37,9 @@ def run(plan: Plan) -> list[Figure]:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """Return the figures as Markdown."""
+    """Return the figures as Markdown; nothing for none."""
+    if not figures:
+        return ""
     lines = ["| kernel | compiled µs | pure µs | libsodium µs |", "| --- | --- | --- | --- |"]
     for figure in figures:
         cells = [
