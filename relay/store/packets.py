@@ -97,6 +97,7 @@ class PacketCache:
     def write_recency(self, keys: Sequence[bytes], generation: int, *, last: bool) -> None:
         """Write one piece of the order of use, of at most `RECENCY_PIECE_KEYS` keys.
 
+        An item may be several keys in a row. A key that comes again counts where it came first.
         The last piece makes the generation the valid one; until then the one before is.
         """
         octets = b"".join(keys)

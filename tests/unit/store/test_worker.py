@@ -178,22 +178,34 @@ async def test_an_order_of_use_that_is_as_before_is_not_written_again(
     tmp_path, packet, monkeypatch
 ):
     monkeypatch.setattr("relay.store.writer.RECENCY_INTERVAL_S", 0.005)
-    written: list[list[bytes]] = []
+    written: list[bytes] = []
     write = PacketCache.write_recency
 
     def recorded(self, keys, generation, *, last):
         write(self, keys, generation, last=last)
-        written.append(list(keys))
+        written.append(b"".join(keys))
 
     monkeypatch.setattr(PacketCache, "write_recency", recorded)
     async with running(tmp_path) as store:
         await store.put_if_newer(packet(1))
         await store.put_if_newer(packet(2))
-        await until(lambda: [key(2).octets, key(1).octets] in written)
+        await until(lambda: key(2).octets + key(1).octets in written)
         await store.get(key(1))
-        await until(lambda: [key(1).octets, key(2).octets] in written)
+        await until(lambda: key(1).octets + key(2).octets in written)
         before = len(written)
     assert len(written) == before, "closing adds nothing"
+
+
+async def test_a_long_order_of_use_is_written_in_pieces(tmp_path, packet, monkeypatch):
+    monkeypatch.setattr("relay.store.writer.RECENCY_PIECE_KEYS", 4)
+    monkeypatch.setattr("relay.store.writer._KEYS_AT_ONCE", 2)
+    async with running(tmp_path) as store:
+        for number in range(11):
+            await store.put_if_newer(packet(number))
+        await store.get(key(3))
+    async with running(tmp_path, capacity=6) as store:
+        await loaded(store)
+        assert await present(store, *range(11)) == {3, 6, 7, 8, 9, 10}
 
 
 async def test_a_smaller_capacity_shrinks_the_file_at_the_next_start(tmp_path, packet):
