@@ -25,8 +25,9 @@ def _choose() -> Literal["compiled", "pure"]:
     if FORCED_PURE:
         return "pure"
     try:
-        for kernel in ("bencode", "ed25519", "xor"):
-            importlib.import_module(f"relay._speedups.{kernel}")
+        # Also those that other modules drive: a half-built extension is a missing one.
+        for name in ("bencode", "ed25519", "xor", "table", "front"):
+            importlib.import_module(f"relay._speedups.{name}")
     except ImportError as error:
         logging.getLogger("relay.kernels").warning(
             "the compiled kernels are missing, everything will be slow: %s", error

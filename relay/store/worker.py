@@ -135,7 +135,7 @@ class PacketStore:
 
     @property
     def table_capsule(self) -> object | None:
-        """The packet table for native readers (`_speedups/packet_table.h`); None: it is not in C."""
+        """The packet table for native readers (`packet_table.h`); None: it is not in C."""
         return getattr(self._memory.table, "capsule", None)
 
     async def get(self, key: PublicKey) -> SeenPacket | None:
