@@ -36,7 +36,7 @@ class Plan:
 
 
 QUICK: Final = Plan(rounds=2, seconds=1.5)
-FULL: Final = Plan(rounds=5, seconds=4.0)
+FULL: Final = Plan(rounds=5, seconds=2.5)
 
 
 @dataclass(frozen=True, slots=True)

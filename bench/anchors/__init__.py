@@ -9,6 +9,7 @@ GETs. It takes no bootstrap nodes, so on a network of our choice its place is ta
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -83,6 +84,9 @@ def reference_release() -> Iterator[Subject]:
     program = CACHE / "bench" / "bin" / "pkarr-relay"
     if not program.exists():
         raise PeerMissingError("the reference's release build", program)
+    # Its port is fixed, and another relay's answers there would pass for its own.
+    with socket.create_server(("127.0.0.1", RELEASE_PORT)):
+        pass
     with pinned(SERVER_CORE):
         process = subprocess.Popen(
             [program, "--testnet", "-t", "error"],
@@ -93,6 +97,8 @@ def reference_release() -> Iterator[Subject]:
     try:
         subject = Subject("reference", "release", process.pid, RELEASE_PORT)
         wait_until(lambda: _answers(subject.url), "the reference's first answer")
+        if process.poll() is not None:
+            raise RuntimeError(f"{program.name} ended with status {process.returncode}")
         yield subject
     finally:
         process.terminate()
