@@ -1,0 +1,546 @@
+"""Connections on the front lane: order, limits, deadlines, being handed on, and ending well."""
+
+from __future__ import annotations
+
+import resource
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_network
+
+import pytest
+import trio
+from h2.connection import H2Connection
+from h2.events import ResponseReceived
+
+from relay.config import HttpConfig, Quota, RateLimiterConfig
+from relay.http import front, messages
+from relay.http.clients import ClientRules
+from relay.http.connection import Deadlines
+from relay.http.front import FrontLane
+from relay.http.limits import HttpLimits
+from relay.http.serve import serve_http
+from tests.integration.front_world import Answer, FrontWorld, answers, exchange
+from tests.integration.http_world import author
+
+pytestmark = pytest.mark.compiled
+
+ALICE = author(1)
+BOB = author(2)
+PACKET = ALICE.packet(timestamp_us=1_755_302_400_000_000, ttl_s=3600)
+PATH = f"/{ALICE.key}"
+GET = f"GET {PATH} HTTP/1.1\r\nHost: relay.test\r\n\r\n".encode()
+MISS = f"GET /{BOB.key} HTTP/1.1\r\nHost: relay.test\r\n\r\n".encode()
+PUT = (
+    f"PUT {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(PACKET.payload)}\r\n\r\n".encode()
+    + PACKET.payload
+)
+UNKNOWN = b"GET /a/b HTTP/1.1\r\nHost: a\r\n\r\n"
+CLOSE = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+ENDED_S = 10.0
+"""Far above any deadline in these tests; the machine may be busy."""
+QUICK = Deadlines(head_s=0.2, idle_s=0.4, write_s=0.3, age_s=60.0, drain_s=0.2, linger_s=0.2)
+
+
+class Client:
+    """A connection that keeps what it receives."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.received = b""
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def answers(self, count: int) -> list[Answer]:
+        """Wait for so many more answers. Their bodies are as long as they say."""
+        with trio.fail_after(ENDED_S):
+            while True:
+                found = answers(self.received) if b"\r\n\r\n" in self.received else []
+                whole = [a for a in found if len(a.body) == int(a.headers.get("content-length", 0))]
+                if len(whole) >= count:
+                    assert len(found) == count
+                    self.received = b""
+                    return found
+                data = await self.stream.receive_some()
+                assert data, f"closed after {self.received!r}"
+                self.received += data
+
+    async def status(self) -> int:
+        return (await self.answers(1))[0].status
+
+    async def ended(self) -> bool:
+        """Wait for the server's end; False if it sends something instead."""
+        with trio.fail_after(ENDED_S):
+            try:
+                return not (self.received or await self.stream.receive_some())
+            except trio.BrokenResourceError:
+                return True
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Client]:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        yield Client(stream)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for other tasks on real sockets."""
+    with trio.fail_after(ENDED_S):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+            await trio.sleep(0.005)
+
+
+def limited(burst: int, *, behind_proxy: bool = False) -> FrontWorld:
+    quota = Quota(interval_s=3600.0, burst=burst)
+    config = RateLimiterConfig(behind_proxy=behind_proxy, http=quota, user_dht=None, dht=None)
+    return stocked(FrontWorld(limits=HttpLimits(config)))
+
+
+def stocked(world: FrontWorld) -> FrontWorld:
+    world.keep(PACKET.payload, ALICE.key)
+    return world
+
+
+@pytest.fixture
+def world() -> FrontWorld:
+    return stocked(FrontWorld())
+
+
+# ---- Order and pieces ----
+
+
+async def test_a_kept_connection_and_its_counters(world: FrontWorld) -> None:
+    head = GET.replace(b"GET", b"HEAD")
+    known = b"If-None-Match: *\r\n\r\n"
+    async with world.serving() as port, connected(port) as client:
+        for request in (GET, head, GET[:-2] + known, head[:-2] + known, MISS, PUT):
+            await client.send(request)
+            if request[:4] == b"HEAD":
+                answer = answers(await client.stream.receive_some())[0]
+                assert answer.body == b""
+                length = answer.headers["content-length"]
+                assert length == ("0" if answer.status == 304 else str(len(PACKET.payload)))
+            else:
+                (answer,) = await client.answers(1)
+            assert "connection" not in answer.headers
+            assert "date" in answer.headers
+        assert world.counters.connections_open == 1
+    assert world.counters.requests == {
+        "get": {200: 1, 304: 1, 404: 1},
+        "head": {200: 1, 304: 1},
+        "put": {204: 1},
+    }
+    assert world.service.counters["hits"] == 4
+    assert world.counters.connections == {"accepted": 1}
+
+
+@pytest.mark.parametrize("step", [1, 2, 7])
+async def test_requests_may_come_in_pieces(world: FrontWorld, step: int) -> None:
+    data = GET + PUT + MISS + GET
+    async with world.serving() as port, connected(port) as client:
+        for at in range(0, len(data), step):
+            await client.send(data[at : at + step])
+        assert [a.status for a in await client.answers(4)] == [200, 204, 404, 200]
+
+
+async def test_every_cut_in_two(world: FrontWorld) -> None:
+    data = GET + PUT + GET
+    async with world.serving() as port, connected(port) as client:
+        for at in range(1, len(data)):
+            await client.send(data[:at])
+            await trio.lowlevel.checkpoint()
+            await client.send(data[at:])
+            assert [a.status for a in await client.answers(3)] == [200, 204, 200]
+
+
+async def test_pipelined_requests_are_answered_in_order(world: FrontWorld) -> None:
+    """Hot ones behind a slow one wait for it, and nothing is read meanwhile."""
+    world.dht.gate = trio.Event()
+    async with world.serving() as port, connected(port) as client:
+        await client.send(GET + MISS + GET * 3 + MISS + GET)
+        await until(lambda: world.dht.waiting == 1)
+        assert await client.status() == 200
+        world.dht.gate.set()
+        found = [a.status for a in await client.answers(6)]
+        assert found == [404, 200, 200, 200, 404, 200]
+
+
+async def test_a_slow_reader_gets_everything(world: FrontWorld) -> None:
+    """More answers than all buffers hold: the lane stops reading, and goes on later."""
+    count = 20_000
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        async with world.serving() as port, trio.open_nursery() as nursery:
+            raw.connect(("127.0.0.1", port))
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(raw))
+            nursery.start_soon(stream.send_all, GET * count)
+            await until(lambda: world.service.counters["hits"] >= 100)
+            received, rest, mark = 0, b"", b"HTTP/1.1 200 \r\n"
+            with trio.fail_after(60):
+                while received < count:
+                    data = rest + await stream.receive_some(1 << 20)
+                    received += data.count(mark)
+                    rest = data[1 - len(mark) :]
+    assert world.counters.requests["get"] == {200: count}
+
+
+# ---- Handing on ----
+
+
+async def test_what_is_handed_on_arrives_unchanged_and_ends(world: FrontWorld) -> None:
+    chunked = (
+        f"PUT {PATH} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        + b"%x\r\n%b\r\n0\r\n\r\n" % (len(PACKET.payload), PACKET.payload)
+    )
+    async with world.serving() as port, connected(port) as client:
+        await client.send(GET + PUT + chunked + GET)
+        found = await client.answers(3)
+        assert [a.status for a in found] == [200, 204, 204]
+        assert ["connection" in a.headers for a in found] == [False, False, True]
+        assert await client.ended()
+        await until(lambda: world.counters.connections_open == 0)
+
+
+async def test_what_is_handed_on_may_come_in_pieces(world: FrontWorld) -> None:
+    async with world.serving() as port, connected(port) as client:
+        await client.send(GET)
+        assert await client.status() == 200
+        for at in range(len(UNKNOWN)):
+            await client.send(UNKNOWN[at : at + 1])
+        (answer,) = await client.answers(1)
+        assert (answer.status, answer.headers["connection"]) == (404, "close")
+
+
+async def test_http2_is_handed_on_whole(world: FrontWorld) -> None:
+    async with world.serving() as port, connected(port) as client:
+        h2 = H2Connection()
+        h2.initiate_connection()
+        fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", PATH)]
+        for stream_id in (1, 3):
+            h2.send_headers(stream_id, fields, end_stream=True)
+        await client.send(h2.data_to_send())
+        answered = 0
+        with trio.fail_after(ENDED_S):
+            while answered < 2:
+                events = h2.receive_data(bytes(await client.stream.receive_some()))
+                answered += sum(isinstance(event, ResponseReceived) for event in events)
+
+
+async def test_many_bytes_that_no_lane_understands(world: FrontWorld) -> None:
+    """More than the lane reads at once; the rest comes to Hypercorn from the socket."""
+    filler = b"x: " + b"y" * 15_000
+    request = GET[:-2] + filler + b"\r\n\r\n"
+    async with world.serving() as port, connected(port) as client:
+        await client.send(request + GET)
+        (answer,) = await client.answers(1)
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
+# ---- Limits ----
+
+
+async def test_one_cell_counts_whoever_answers() -> None:
+    """Hot, warm, handed on, and through the application alone: one budget."""
+    world = limited(7)
+    async with world.serving() as port, world.serving(lane=False) as other, connected(port) as c:
+        remaining = []
+        for request in (GET, MISS, PUT, GET):
+            await c.send(request)
+            remaining += [a.headers["x-ratelimit-remaining"] for a in await c.answers(1)]
+        for where, request in ((port, UNKNOWN), (other, GET), (port, CLOSE)):
+            (answer,) = await exchange(where, request, silence_s=0.1)
+            remaining.append(answer.headers["x-ratelimit-remaining"])
+        assert remaining == list("6543210")
+        refused = []
+        for where in (port, other):
+            for request in (GET, MISS, UNKNOWN, PUT):
+                (answer,) = await exchange(where, request, silence_s=0.1)
+                refused.append(answer.without("date", "connection"))
+        assert refused[:4] == refused[4:]
+        assert refused[0][0] == 429
+        assert dict(refused[0][1])["x-ratelimit-limit"] == "7"
+        await c.send(b"GET /health HTTP/1.1\r\n\r\n")
+        assert await c.status() == 200
+    assert world.counters.requests["get"][429] == 4
+    assert world.service.counters["hits"] == 4
+
+
+async def test_refusals_keep_the_connection() -> None:
+    world = limited(1)
+    async with world.serving() as port, connected(port) as client:
+        await client.send(GET + GET + GET.replace(b"Host: ", b"Origin: x\r\nHost: "))
+        found = await client.answers(3)
+        assert [a.status for a in found] == [200, 429, 429]
+        assert found[2].headers["access-control-allow-origin"] == "x"
+        assert found[2].body == b"Too Many Requests! Wait for 3600s"
+
+
+async def test_exempt_clients_have_no_limit() -> None:
+    config = RateLimiterConfig(
+        behind_proxy=False,
+        http=Quota(interval_s=3600.0, burst=1),
+        user_dht=None,
+        dht=None,
+        exempt=(ip_network("127.0.0.0/8"),),
+    )
+    world = stocked(FrontWorld(limits=HttpLimits(config)))
+    async with world.serving() as port, connected(port) as client:
+        await client.send(GET * 3)
+        found = await client.answers(3)
+        assert [(a.status, "x-ratelimit-limit" in a.headers) for a in found] == [(200, False)] * 3
+
+
+async def test_behind_a_proxy_the_client_it_names_is_counted() -> None:
+    """On the proxy's one connection, which stays on the lane."""
+    world = limited(2, behind_proxy=True)
+
+    def by(client: str) -> bytes:
+        return GET.replace(b"Host: ", f"X-Forwarded-For: {client}\r\nHost: ".encode())
+
+    async with world.serving() as port, connected(port) as proxy:
+        await proxy.send(by("192.0.2.1") + by("192.0.2.2") + by("192.0.2.1") + GET)
+        found = await proxy.answers(4)
+        assert [a.headers["x-ratelimit-remaining"] for a in found] == ["1", "1", "0", "1"]
+        await proxy.send(by("192.0.2.1") + GET)
+        assert [a.status for a in await proxy.answers(2)] == [429, 200]
+
+
+async def test_the_limiter_and_the_caps_must_know_the_same_clients() -> None:
+    world = limited(2)
+    rules = ClientRules(behind_proxy=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        lane = FrontLane(world.app, None)
+        with pytest.raises(ValueError, match="one set of rules"):
+            await serve_http(world.app, [listener], HttpConfig(), rules=rules, front=lane)
+
+
+async def test_connections_beyond_the_total_are_closed(
+    world: FrontWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = HttpConfig(max_connections=2, max_connections_per_address=0)
+    async with world.serving(config) as port, connected(port) as one, connected(port) as two:
+        for client, request in ((one, GET), (two, MISS)):
+            await client.send(request)
+            await client.answers(1)
+        async with connected(port) as three:
+            assert await three.ended()
+        await one.stream.aclose()
+        await until(lambda: world.counters.connections_open == 1)
+        async with connected(port) as again:
+            await again.send(GET)
+            assert await again.status() == 200
+    assert world.counters.connections == {"accepted": 3, "refused_total": 1}
+    assert "closing new connections: 2 are open" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rules", "spared"),
+    [
+        (ClientRules(), False),
+        (ClientRules(behind_proxy=True), True),
+        (ClientRules(trusted_proxies=(ip_network("127.0.0.0/8"),)), True),
+        (ClientRules(exempt=(ip_network("127.0.0.1/32"),)), True),
+        (ClientRules(exempt=(ip_network("127.0.0.0/31"), ip_network("::1/128"))), True),
+        (ClientRules(exempt=(ip_network("126.0.0.0/8"), ip_network("7f00::/8"))), False),
+    ],
+)
+async def test_connections_per_address(world: FrontWorld, rules: ClientRules, spared: bool) -> None:
+    """A connection that was handed on counts, too."""
+    config = HttpConfig(max_connections_per_address=1)
+    async with (
+        world.serving(config, rules=rules) as port,
+        connected(port) as one,
+        connected(port) as two,
+    ):
+        await one.send(b"POST")
+        await until(lambda: world.counters.connections_open)
+        if spared:
+            await two.send(GET)
+            assert await two.status() == 200
+        else:
+            assert await two.ended()
+            await one.stream.aclose()
+            await until(lambda: not world.counters.connections_open)
+            assert [a.status for a in await exchange(port, CLOSE)] == [200]
+
+
+async def test_accepting_survives_a_lack_of_descriptors(
+    world: FrontWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with world.serving() as port:
+        with socket.socket() as raw, socket.socket() as probe:
+            raw.setblocking(False)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (probe.fileno() + 1, hard))
+            try:
+                sock = trio.socket.from_stdlib_socket(raw)
+                await sock.connect(("127.0.0.1", port))
+                await until(lambda: "Too many open files" in caplog.text or "EMFILE" in caplog.text)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            client = Client(trio.SocketStream(sock))
+            await client.send(GET)
+            assert await client.status() == 200
+
+
+# ---- Deadlines ----
+
+
+@pytest.mark.parametrize("start", [b"", b"G", GET[:-2], b"POST", PUT[:20]])
+async def test_slow_heads_are_cut_off(world: FrontWorld, start: bytes) -> None:
+    async with world.serving(deadlines=QUICK) as port, connected(port) as client:
+        if start:
+            await client.send(start)
+        assert await client.ended()
+        await until(lambda: world.counters.connections_open == 0)
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /", b"POST /", PUT[:20]])
+async def test_a_kept_connection_ends_when_idle_or_slow(world: FrontWorld, start: bytes) -> None:
+    async with world.serving(deadlines=QUICK) as port, connected(port) as client:
+        await client.send(GET)
+        assert await client.status() == 200
+        if start:
+            await client.send(start)
+        assert await client.ended()
+
+
+async def test_a_body_that_does_not_come(
+    world: FrontWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "BODY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(front, "BODY_TIMEOUT_S", 0.3)
+    quick = Deadlines(head_s=0.1, idle_s=0.1, drain_s=5.0, linger_s=0.2)
+    async with world.serving(deadlines=quick) as port, connected(port) as client:
+        await client.send(PUT[:-1])
+        (answer,) = await client.answers(1)
+        assert (answer.status, answer.headers["connection"]) == (408, "close")
+        assert await client.ended()
+
+
+async def test_a_client_that_does_not_read_is_cut_off(world: FrontWorld) -> None:
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        async with world.serving(deadlines=QUICK) as port:
+            raw.connect(("127.0.0.1", port))
+            raw.setblocking(False)
+            sock = trio.socket.from_stdlib_socket(raw)
+            with trio.fail_after(ENDED_S), suppress(ConnectionError):
+                while True:
+                    await sock.send(GET * 500)
+
+
+async def test_old_connections_end_after_the_answer(world: FrontWorld) -> None:
+    aged = Deadlines(age_s=0.3, drain_s=5.0)
+    world.dht.gate = trio.Event()
+    async with world.serving(deadlines=aged) as port, connected(port) as client:
+        await client.send(MISS)
+        await trio.sleep(0.6)  # the age passes while the request is under way
+        world.dht.gate.set()
+        (answer,) = await client.answers(1)
+        assert (answer.status, answer.headers["connection"]) == (404, "close")
+        assert await client.ended()
+
+
+async def test_an_upload_under_way_outlives_the_age(world: FrontWorld) -> None:
+    aged = Deadlines(age_s=0.3, drain_s=5.0)
+    async with world.serving(deadlines=aged) as port, connected(port) as client:
+        await client.send(PUT[:-1])
+        await trio.sleep(0.6)
+        await client.send(PUT[-1:])
+        (answer,) = await client.answers(1)
+        assert (answer.status, answer.headers["connection"]) == (204, "close")
+        assert await client.ended()
+
+
+async def test_old_idle_connections_end(world: FrontWorld) -> None:
+    async with world.serving(deadlines=Deadlines(age_s=0.3)) as port, connected(port) as client:
+        await client.send(GET)
+        assert await client.status() == 200
+        assert await client.ended()
+
+
+async def test_the_age_goes_on_when_a_connection_is_handed_on(world: FrontWorld) -> None:
+    aged = Deadlines(age_s=0.5, drain_s=0.2)
+    world.dht.gate = trio.Event()
+    async with world.serving(deadlines=aged) as port, connected(port) as client:
+        await client.send(GET)
+        assert await client.status() == 200
+        await trio.sleep(0.3)
+        await client.send(MISS.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        await until(lambda: world.dht.waiting == 1)
+        handed_at = trio.current_time()
+        assert await client.ended()
+        assert trio.current_time() - handed_at < 2.0
+    assert world.dht.cancelled == 1
+
+
+async def test_a_client_that_hangs_up_cancels_its_request(world: FrontWorld) -> None:
+    world.dht.gate = trio.Event()
+    async with world.serving() as port:
+        async with connected(port) as client:
+            await client.send(MISS + GET)
+            await until(lambda: world.dht.waiting == 1)
+        await until(lambda: world.dht.cancelled == 1)
+        await until(lambda: world.counters.connections_open == 0)
+
+
+# ---- The end ----
+
+
+async def test_close_is_the_last_answer(world: FrontWorld) -> None:
+    async with world.serving() as port:
+        for request in (CLOSE, MISS[:-2] + b"connection: x, close\r\n\r\n"):
+            found = await exchange(port, request + GET * 100)
+            assert [a.headers["connection"] for a in found] == ["close"]
+
+
+async def test_shutdown_lets_requests_finish_and_then_returns(world: FrontWorld) -> None:
+    shutdown = trio.Event()
+    world.dht.gate = trio.Event()
+    old = MISS.replace(b"HTTP/1.1", b"HTTP/1.0")
+    async with (
+        world.serving(shutdown=shutdown) as port,
+        connected(port) as busy,
+        connected(port) as handed_on,
+    ):
+        async with connected(port) as idle:
+            await idle.send(GET)
+            assert await idle.status() == 200
+            await busy.send(MISS)
+            await handed_on.send(old)
+            await until(lambda: world.dht.waiting == 2)
+            shutdown.set()
+            assert await idle.ended()
+        with pytest.raises(OSError, match=r"refused|connect"):
+            await trio.open_tcp_stream("127.0.0.1", port)
+        world.dht.gate.set()
+        for client in (busy, handed_on):
+            (answer,) = await client.answers(1)
+            assert (answer.status, answer.headers["connection"]) == (404, "close")
+            assert await client.ended()
+        await until(lambda: world.counters.connections_open == 0)
+
+
+async def test_shutdown_does_not_wait_for_ever(world: FrontWorld) -> None:
+    world.dht.gate = trio.Event()
+    shutdown = trio.Event()
+    async with world.serving(shutdown=shutdown) as port, connected(port) as client:
+        await client.send(MISS)
+        await until(lambda: world.dht.waiting == 1)
+        started = trio.current_time()
+        shutdown.set()
+        assert await client.ended()
+        assert trio.current_time() - started < 5.0
+
+
+async def test_errors_of_ours_end_one_connection_only(
+    world: FrontWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world.serving() as port:
+        monkeypatch.setattr(world.app, "respond", None)
+        (answer,) = await exchange(port, MISS)
+        assert (answer.status, answer.headers["connection"]) == (500, "close")
+        assert [a.status for a in await exchange(port, CLOSE)] == [200]
+    assert "the application failed on GET" in caplog.text
