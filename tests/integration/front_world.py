@@ -131,7 +131,7 @@ def answers(data: bytes) -> list[Answer]:
     return found
 
 
-async def exchange(port: int, *pieces: bytes, silence_s: float = 1.0) -> list[Answer]:
+async def exchange(port: int, *pieces: bytes, silence_s: float = 10.0) -> list[Answer]:
     """Send pieces, and return all answers until the server ends or says nothing for a while."""
     received = b""
     with suppress(trio.BrokenResourceError):

@@ -86,6 +86,7 @@ async def compare(world: FrontWorld, requests: Sequence[bytes]) -> None:
     """Send each request both ways, many at a time."""
     limit = trio.CapacityLimiter(AT_ONCE)
     world.service.stats = lambda: {"figures": "the same"}  # type: ignore[method-assign]
+    await world.app.warm_up()
     async with (
         world.serving(deadlines=HASTY, lane=False) as alone_port,
         world.serving(deadlines=HASTY) as lane_port,
