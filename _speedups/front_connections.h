@@ -29,7 +29,7 @@
 #include "packet_table.h"
 
 #define FL_IN_BYTES 16384 /* read at once; room for a request that is not complete, and more */
-#define FL_OUT_BYTES 65536
+#define FL_OUT_BYTES 32768
 #define FL_BUCKETS 4096
 #define FL_LINGER_BYTES (256 * 1024) /* relay/http/stream.py: LINGER_BYTES_MAX */
 #define FL_NONE UINT32_MAX

@@ -27,6 +27,7 @@
 #define FL_ACCEPTS 64 /* in one go */
 #define FL_ROUNDS 4
 #define FL_TURN_NS 400000 /* nothing new is begun after that long: others want the thread, too */
+#define FL_QUIET_S 1.0 /* who has not asked for that long is hardly about to */
 #define FL_LISTENER FL_NONE
 
 static inline uint64_t fl_clock_ns(clockid_t clock)
@@ -401,10 +402,9 @@ static inline void fl_give_back(fl_reactor *reactor, uint64_t token)
 /* Takes no new request; ends now, or after what is under way. */
 static inline void fl_drain(fl_reactor *reactor, fl_connection *connection)
 {
-    if (connection->drain_since >= 0)
-        return;
-    connection->drain_since = reactor->now;
     connection->last = true;
+    if (connection->drain_since < 0)
+        connection->drain_since = reactor->now;
     if (connection->state != FL_READING || connection->body_since >= 0)
         return;
     connection->closing = true;
@@ -415,6 +415,19 @@ static inline void fl_drain(fl_reactor *reactor, fl_connection *connection)
 static inline bool fl_passed(const fl_reactor *reactor, double since, double limit_s)
 {
     return since >= 0 && reactor->now - since >= limit_s;
+}
+
+/* Ends a connection that has come of age. A busy client is told so in its next answer: were it
+ * only closed, a request on its way would be lost. */
+static inline void fl_retire(fl_reactor *reactor, fl_connection *connection)
+{
+    bool waiting = connection->head_since >= 0 || connection->body_since >= 0;
+    connection->last = true;
+    if (connection->drain_since < 0)
+        connection->drain_since = reactor->now;
+    if (connection->state == FL_READING && !waiting &&
+        fl_passed(reactor, connection->idle_since, FL_QUIET_S))
+        fl_drain(reactor, connection);
 }
 
 static inline void fl_sweep_reading(fl_reactor *reactor, fl_connection *connection)
@@ -452,7 +465,7 @@ static inline void fl_sweep(fl_reactor *reactor)
                    fl_passed(reactor, connection->drain_since, deadlines->drain_s)) {
             fl_close(reactor, connection);
         } else if (fl_passed(reactor, connection->opened, deadlines->age_s)) {
-            fl_drain(reactor, connection);
+            fl_retire(reactor, connection);
         } else if (connection->state == FL_READING) {
             fl_sweep_reading(reactor, connection);
         }

@@ -216,7 +216,10 @@ class FrontServer(HttpServer):
         head_since: float,
     ) -> None:
         """Go on with a connection as if its bytes had only just come."""
-        sock = trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor))
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        # Not asked of the socket: its client may have reset it already.
+        known = socket.socket(family, socket.SOCK_STREAM, 0, fileno=descriptor)
+        sock = trio.socket.from_stdlib_socket(known)
         past = Past(opened_at=opened_at, head_since=head_since)
         connection = self._connection(sock, address, data, past)
         self._open[connection] = None

@@ -451,6 +451,18 @@ async def test_old_connections_end_after_the_answer(world: FrontWorld) -> None:
         assert await client.ended()
 
 
+async def test_a_busy_client_is_told_that_its_connection_is_old(world: FrontWorld) -> None:
+    async with world.serving(deadlines=Deadlines(age_s=0.3)) as port, connected(port) as client:
+        while True:
+            await client.send(GET)
+            (answer,) = await client.answers(1)
+            assert answer.status == 200
+            if "connection" in answer.headers:
+                break
+            await trio.sleep(0.02)
+        assert await client.ended()
+
+
 async def test_an_upload_under_way_outlives_the_age(world: FrontWorld) -> None:
     aged = Deadlines(age_s=0.3, drain_s=5.0)
     async with world.serving(deadlines=aged) as port, connected(port) as client:
