@@ -20,7 +20,8 @@ from typing import IO, Final, Self, TypeAlias, cast
 ROOT: Final = Path(__file__).resolve().parents[2]
 SHARED: Final = Path(os.environ.get("PKARR_RELAY_SHARED", ROOT.parent / "shared"))
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pkarr-relay"
-BUILD_COMMAND: Final = "tools/build-peers"
+BUILD_REMEDY: Final = "build the peers with `tools/build-peers`"
+SHARED_REMEDY: Final = "let PKARR_RELAY_SHARED name the folder that holds `peers`"
 ANSWER_S: Final = 120.0
 """Longer than any request takes: a silent peer must not hang a run for ever."""
 
@@ -28,10 +29,10 @@ Json: TypeAlias = "dict[str, object]"
 
 
 class PeerMissingError(Exception):
-    """A peer is not built; the text says which command builds it."""
+    """A peer is not there; the text says what brings it."""
 
-    def __init__(self, what: str, where: Path) -> None:
-        super().__init__(f"{what} is missing at {where}; build the peers with `{BUILD_COMMAND}`")
+    def __init__(self, what: str, where: Path, remedy: str = BUILD_REMEDY) -> None:
+        super().__init__(f"{what} is missing at {where}; {remedy}")
 
 
 class PeerError(Exception):
@@ -52,7 +53,7 @@ def script(name: str) -> list[str]:
     if not python.exists():
         raise PeerMissingError("the Python with libtorrent", python)
     if not path.exists():
-        raise PeerMissingError(name, path)
+        raise PeerMissingError(name, path, SHARED_REMEDY)
     return [str(python), str(path)]
 
 
