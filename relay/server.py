@@ -23,7 +23,7 @@ import trio
 
 from relay import __version__, _kernels
 from relay.clock import wall_clock_us
-from relay.http.listener import open_listeners
+from relay.http.listener import open_listeners, shown_address
 
 if TYPE_CHECKING:
     from relay.config import Config, RateLimiterConfig
@@ -142,7 +142,8 @@ async def serve(config: Config, listeners: Sequence[socket.socket], *, stop: tri
                 )
             )
             for listener in listeners:
-                _log.info("Running as a relay on TCP socket %s:%d", *listener.getsockname()[:2])
+                address = shown_address(*listener.getsockname()[:2])
+                _log.info("Running as a relay on TCP socket %s", address)
             await stop.wait()
             relay.service.serving = False
 

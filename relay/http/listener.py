@@ -76,6 +76,14 @@ def _is_ipv6(host: str) -> bool:
     return isinstance(ip_address(host.partition("%")[0]), IPv6Address)
 
 
+def shown_address(host: str, port: int) -> str:
+    """Return an address and port as URLs spell them.
+
+    >>> shown_address("::", 8080)
+    '[::]:8080'
+    """
+    return f"[{host}]:{port}" if _is_ipv6(host) else f"{host}:{port}"
+
+
 def _refusal(host: str, port: int, error: OSError) -> StartupError:
-    shown = f"[{host}]" if _is_ipv6(host) else host
-    return StartupError(f"cannot listen on {shown}:{port} (TCP): {error.strerror}")
+    return StartupError(f"cannot listen on {shown_address(host, port)} (TCP): {error.strerror}")
