@@ -17,6 +17,7 @@ from typing import Final
 
 import trio
 
+from relay.dht.lookup import K
 from relay.net.start import open_driver
 from relay.net.udp import DhtDriver
 
@@ -24,6 +25,7 @@ LOOPBACK: Final = "127.0.0.1"
 REQUEST_TIMEOUT_S: Final = 0.5
 """Nobody on the loopback interface needs longer, except on a machine that is very busy."""
 JOIN_TIMEOUT_S: Final = 10.0
+JOIN_POLL_S: Final = 0.01
 _ENTRANCES: Final = 3
 """How many nodes newcomers are told of; more than one, so that any one may go."""
 
@@ -53,22 +55,30 @@ async def open_testnet(
 ) -> AsyncIterator[Testnet]:
     """Run `count` nodes on 127.0.0.1, on free ports, until the block is left.
 
-    When the block is entered all of them have joined. Errors of the block come out of it
-    wrapped in an exception group, as with any nursery.
+    When the block is entered all of them know one another, or at least the `K` that a look-up
+    needs. Errors of the block come out of it wrapped in an exception group, as with any nursery.
     """
-    drivers: list[DhtDriver] = []
     async with trio.open_nursery() as nursery:
-        for _ in range(count):
-            driver = open_driver(
+        drivers = [
+            open_driver(
                 port=0,
                 bind_address=LOOPBACK,
-                bootstrap=[driver.local_address for driver in drivers[:_ENTRANCES]],
+                bootstrap=(),
                 server_mode=True,
                 request_timeout_s=request_timeout_s,
             )
+            for _ in range(count)
+        ]
+        addresses = [driver.local_address for driver in drivers]
+        for driver in drivers:
+            # All others: only an answer fills a routing table, so that nodes that join one by
+            # one know those who came before them and not those who came after.
+            others = [address for address in addresses if address != driver.local_address]
+            driver.node.add_bootstrap(others, trio.current_time())
             await nursery.start(driver.run)
-            drivers.append(driver)
-        for driver in drivers[1:]:
-            await driver.wait_bootstrapped(JOIN_TIMEOUT_S)
+        with trio.move_on_after(JOIN_TIMEOUT_S):
+            known = min(K, count - 1)
+            while any(driver.node.table_size < known for driver in drivers):  # noqa: ASYNC110
+                await trio.sleep(JOIN_POLL_S)  # no event tells the size of a table
         yield Testnet(tuple(drivers))
         nursery.cancel_scope.cancel()

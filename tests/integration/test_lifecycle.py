@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -172,9 +172,10 @@ def listening_addresses(pid: int) -> set[str]:
     """The local IPv4 and IPv6 addresses of a process's UDP sockets and TCP listeners."""
     inodes = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
-        name = str(fd.readlink())
-        if name.startswith("socket:["):
-            inodes.add(name[8:-1])
+        with suppress(FileNotFoundError):  # closed since it was listed
+            name = str(fd.readlink())
+            if name.startswith("socket:["):
+                inodes.add(name[8:-1])
     found = set()
     for table in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
