@@ -34,6 +34,7 @@
 #define FL_LINGER_BYTES (256 * 1024) /* relay/http/stream.py: LINGER_BYTES_MAX */
 #define FL_NONE UINT32_MAX
 #define FL_NEVER (-1.0)
+#define FL_READ_EVENTS (EPOLLIN | EPOLLRDHUP)
 
 typedef enum { FL_FREE, FL_READING, FL_WARM, FL_LINGERING, FL_LENT, FL_GONE } fl_state;
 typedef enum { FL_NO_NEWS, FL_ASKS, FL_IS_LENT, FL_IS_GONE, FL_DROPPED } fl_news;
@@ -53,6 +54,7 @@ typedef struct {
     bool closing;  /* no request is read after what is being answered */
     bool last;     /* the answer under way says that it is the last */
     bool body_late;
+    bool pipelines; /* has sent something while a request of its was WARM */
     uint8_t *in, *out;
     uint32_t in_bytes, out_bytes, out_at;
     uint32_t head_bytes, request_bytes; /* of the request at the beginning of `in` */
@@ -255,9 +257,9 @@ static inline bool fl_arm(fl_reactor *reactor, fl_connection *connection)
     bool unsent = connection->out_bytes != 0;
     uint32_t events = unsent ? EPOLLOUT : 0;
     if (connection->state == FL_WARM)
-        events |= EPOLLRDHUP;
+        events |= EPOLLRDHUP | (connection->pipelines ? 0 : EPOLLIN);
     else if (connection->state == FL_LINGERING || !unsent)
-        events |= EPOLLIN;
+        events |= FL_READ_EVENTS;
     if (events == connection->events)
         return true;
     struct epoll_event event = {.events = events, .data.u64 = fl_token(reactor, connection)};

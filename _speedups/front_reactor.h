@@ -232,20 +232,25 @@ static inline void fl_linger(fl_reactor *reactor, fl_connection *connection)
 
 static inline void fl_handle(fl_reactor *reactor, fl_connection *connection, uint32_t events)
 {
+    bool warm = connection->state == FL_WARM;
     if (connection->state == FL_LINGERING) {
         fl_linger(reactor, connection);
-    } else if (connection->state == FL_WARM && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
-        fl_close(reactor, connection);
-    } else if (connection->out_bytes) {
-        if (!fl_flush(connection))
-            fl_close(reactor, connection);
-        else if (!connection->out_bytes && connection->state == FL_READING)
-            fl_resume(reactor, connection);
-        else
-            fl_arm(reactor, connection);
-    } else if (connection->state == FL_READING) {
-        fl_read(reactor, connection);
+        return;
     }
+    if (warm && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+        fl_close(reactor, connection);
+        return;
+    }
+    if (warm && events & EPOLLIN)
+        connection->pipelines = true; /* it is read later; now only its end is watched for */
+    if (connection->out_bytes && !fl_flush(connection))
+        fl_close(reactor, connection);
+    else if (connection->out_bytes || warm)
+        fl_arm(reactor, connection);
+    else if (connection->events & EPOLLOUT)
+        fl_resume(reactor, connection);
+    else if (connection->state == FL_READING)
+        fl_read(reactor, connection);
 }
 
 /* ---- Accepting ---- */
@@ -260,7 +265,7 @@ static inline fl_connection *fl_admit(fl_reactor *reactor, int fd, const fp_peer
     fl_connection like = {
         .fd = fd,
         .state = FL_READING,
-        .events = EPOLLIN,
+        .events = FL_READ_EVENTS,
         .peer = *peer,
         .client = fp_client(peer->address, config->ipv6_prefix),
         .exempt = exempt,
@@ -322,7 +327,8 @@ static inline void fl_accept(fl_reactor *reactor, int listener)
         }
         int on = 1;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        struct epoll_event event = {.events = EPOLLIN, .data.u64 = fl_token(reactor, connection)};
+        struct epoll_event event = {.events = FL_READ_EVENTS,
+                                    .data.u64 = fl_token(reactor, connection)};
         if (epoll_ctl(reactor->epoll, EPOLL_CTL_ADD, fd, &event) != 0)
             fl_close(reactor, connection);
     }
