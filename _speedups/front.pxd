@@ -77,6 +77,10 @@ cdef extern from "front_peers.h":
         fc_key address
         uint16_t port
 
+    fc_key fp_address(const uint8_t *octets, size_t size)
+    fc_key fp_client(fc_key address, unsigned ipv6_prefix)
+    bint fp_within(const fc_key *address, const fp_network *networks, size_t count)
+
 cdef extern from "front_connections.h":
     enum:
         FL_STATUSES

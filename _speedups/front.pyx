@@ -2,7 +2,8 @@
 """The front lane for Python: the reactor's events as calls, and the limiter's cells.
 
 Here is only what turns C into Python objects and back; what happens is told in front_reactor.h
-and the headers that it includes. Nothing here is safe to share between threads.
+and the headers that it includes. Nothing here is safe to share between threads: the GIL is kept,
+because a turn is short and getting the GIL back may take longer than it.
 
 Twins: relay/gcra.py for `Cells`; relay.http.serve and Hypercorn for `Lane`.
 Parity: tests/parity/test_front.py, tests/integration/test_front_lane.py.
@@ -13,7 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport calloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 import errno
@@ -64,7 +65,10 @@ from _speedups.front cimport (
     fl_token,
     fl_turn,
     fl_watch_listeners,
+    fp_address,
+    fp_client,
     fp_network,
+    fp_within,
     fr_parse,
     fr_request,
     fr_slice,
@@ -429,6 +433,27 @@ def read_request(bytes data not None):
 
 cdef object _text(fr_slice value):
     return None if value.at is NULL else (<char *> value.at)[:value.size]
+
+
+def read_client(bytes address not None, unsigned ipv6_prefix, networks):
+    """Return what a peer is counted by, and whether it is in one of the networks.
+
+    Args:
+        address: 4 or 16 bytes.
+        ipv6_prefix: 1 to 128.
+        networks: as for `Lane`.
+    """
+    cdef fc_key known, client
+    cdef fp_network *array
+    cdef size_t count = 0
+    if len(address) not in (4, 16):
+        raise ValueError("no address")
+    known = fp_address(<const uint8_t *> PyBytes_AS_STRING(address), len(address))
+    client = fp_client(known, ipv6_prefix)
+    array = _networks(networks, &count)
+    found = fp_within(&known, array, count)
+    free(array)
+    return (<char *> client.octets)[:client.size], bool(found)
 
 
 def format_http_date(uint64_t timestamp_us):

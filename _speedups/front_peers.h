@@ -26,13 +26,25 @@ typedef struct {
 } fp_peer;
 
 /* An IPv4 address that came through an IPv6 socket is IPv4. */
+static inline fc_key fp_address(const uint8_t *octets, size_t size)
+{
+    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    fc_key address = {.size = 0};
+    if (size == 16 && memcmp(octets, mapped, sizeof mapped) == 0) {
+        octets += sizeof mapped;
+        size = 4;
+    }
+    memcpy(address.octets, octets, size);
+    address.size = (uint8_t)size;
+    return address;
+}
+
 static inline bool fp_read(const struct sockaddr_storage *storage, fp_peer *peer)
 {
     memset(peer, 0, sizeof *peer);
     if (storage->ss_family == AF_INET) {
         const struct sockaddr_in *in = (const struct sockaddr_in *)storage;
-        peer->address.size = 4;
-        memcpy(peer->address.octets, &in->sin_addr, 4);
+        peer->address = fp_address((const uint8_t *)&in->sin_addr, 4);
         peer->port = ntohs(in->sin_port);
         return true;
     }
@@ -40,13 +52,7 @@ static inline bool fp_read(const struct sockaddr_storage *storage, fp_peer *peer
         return false;
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)storage;
     peer->port = ntohs(in6->sin6_port);
-    if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
-        peer->address.size = 4;
-        memcpy(peer->address.octets, in6->sin6_addr.s6_addr + 12, 4);
-    } else {
-        peer->address.size = 16;
-        memcpy(peer->address.octets, &in6->sin6_addr, 16);
-    }
+    peer->address = fp_address(in6->sin6_addr.s6_addr, 16);
     return true;
 }
 

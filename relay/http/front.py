@@ -8,6 +8,8 @@ answers GET and HEAD of packets that are in the table and fresh. It tells of eve
 * a connection that it does not understand: it goes on as a `Connection`, with the bytes read so
   far. It still counts for the caps, and ends with its next answer.
 
+The lane's own answers are counted, but not logged, not even when the log is to tell all.
+
 Source: design/architecture.md, section 1; issue 4, section 1.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import h11
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from relay._speedups import front
 from relay.errors import PublicKeyError
 from relay.gcra import Gcra
+from relay.http.clients import ClientRules
 from relay.http.cors import _SAFE_VALUE
 from relay.http.http1 import RequestParser
 from relay.http.httpdate import format_http_date, parse_http_date
@@ -116,6 +118,37 @@ def test_only_clients_have_cells(key: bytes) -> None:
 def test_time_is_finite() -> None:
     with pytest.raises(ValueError, match="no time"):
         front.Cells(1.0, 1).check(b"", float("nan"))
+
+
+# ---- Clients ----
+
+
+@given(
+    st.ip_addresses() | st.ip_addresses(v=4).map(lambda v4: ip_address(f"::ffff:{v4}")),
+    st.integers(1, 128),
+    st.lists(st.tuples(st.ip_addresses(), st.integers(0, 128)), max_size=3),
+    st.none() | st.integers(0, 128),
+)
+def test_clients_are_told_apart_alike(
+    address: IPv4Address | IPv6Address,
+    ipv6_prefix: int,
+    others: list[tuple[IPv4Address | IPv6Address, int]],
+    around: int | None,
+) -> None:
+    networks = [
+        ip_network((other, min(length, other.max_prefixlen)), strict=False)
+        for other, length in [*others, *([] if around is None else [(address, around)])]
+    ]
+    packed = [(network.network_address.packed, network.prefixlen) for network in networks]
+    key, found = front.read_client(address.packed, ipv6_prefix, packed)
+    rules = ClientRules(exempt=tuple(networks), ipv6_prefix=ipv6_prefix)
+    client = rules.client_of(str(address), [])
+    assert found == client.exempt
+    if isinstance(client.key, tuple):
+        prefix, number = client.key
+        assert key == (number << (128 - prefix)).to_bytes(16, "big")
+    else:
+        assert key == client.key
 
 
 # ---- Requests ----
