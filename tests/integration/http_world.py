@@ -21,8 +21,9 @@ from relay.http.counters import Counters
 from relay.http.limits import HttpLimits
 from relay.http.serve import serve_http
 from relay.pkarr.keys import PublicKey
-from relay.pkarr.packet import SeenPacket, SignedPacket, merge
+from relay.pkarr.packet import SeenPacket, SignedPacket
 from relay.service import RelayService
+from tests.support.memory_cache import MemoryCache
 from tests.support.packets import Author
 
 LOOPBACK = HttpConfig(bind=("127.0.0.1",), port=0)
@@ -47,25 +48,6 @@ STATS: dict[str, object] = {
     },
 }
 """What a relay that has run for a day could say."""
-
-
-@dataclass
-class MemoryCache:
-    stored: dict[PublicKey, SeenPacket] = field(default_factory=dict)
-
-    async def get(self, key: PublicKey) -> SeenPacket | None:
-        return self.stored.get(key)
-
-    async def put_if_newer(self, seen: SeenPacket) -> SeenPacket:
-        self.put_soon(seen)
-        return self.stored[seen.packet.public_key]
-
-    def put_soon(self, seen: SeenPacket) -> None:
-        key = seen.packet.public_key
-        self.stored[key] = merge(self.stored.get(key), seen)
-
-    def floor_us(self, key: PublicKey) -> int | None:
-        return None
 
 
 @dataclass

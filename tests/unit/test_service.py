@@ -17,9 +17,10 @@ from relay.errors import (
     TimestampRangeError,
 )
 from relay.pkarr.keys import PublicKey
-from relay.pkarr.packet import SeenPacket, SignedPacket, merge
+from relay.pkarr.packet import SeenPacket, SignedPacket
 from relay.pkarr.policy import ResolvePolicy
 from relay.service import RelayService, Resolved
+from tests.support.memory_cache import MemoryCache
 
 KEY = PublicKey.parse("o4dksfbqk85ogzdb5osziw6befigbuxmuxkuxq8434q89uj56uyy")
 NOW_US = 1_800_000_000_000_000
@@ -32,26 +33,6 @@ def packet(timestamp_us: int, tail: bytes = b"") -> SignedPacket:
 
 
 OLD, NEW = packet(1000), packet(2000)
-
-
-@dataclass
-class FakeCache:
-    stored: dict[PublicKey, SeenPacket] = field(default_factory=dict)
-    floors: dict[PublicKey, int] = field(default_factory=dict)
-
-    async def get(self, key: PublicKey) -> SeenPacket | None:
-        return self.stored.get(key)
-
-    async def put_if_newer(self, seen: SeenPacket) -> SeenPacket:
-        self.put_soon(seen)
-        return self.stored[seen.packet.public_key]
-
-    def put_soon(self, seen: SeenPacket) -> None:
-        key = seen.packet.public_key
-        self.stored[key] = merge(self.stored.get(key), seen)
-
-    def floor_us(self, key: PublicKey) -> int | None:
-        return self.floors.get(key)
 
 
 @dataclass
@@ -93,7 +74,7 @@ class FakeDht:
 
 @dataclass
 class World:
-    cache: FakeCache
+    cache: MemoryCache
     dht: FakeDht
     service: RelayService
     spent: int = 0
@@ -114,7 +95,7 @@ def world() -> World:
 
 
 def make_world(serve_stale_s: int = 0) -> World:
-    cache, dht = FakeCache(), FakeDht()
+    cache, dht = MemoryCache(), FakeDht()
     service = RelayService(
         cache,
         dht,
