@@ -4,6 +4,7 @@
 assertions, and the address and undefined-behaviour sanitizers (`nox -s debug` runs that).
 """
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -20,10 +21,15 @@ sources = sorted(FOLDER.glob("*.pyx"))
 generated = [source.with_suffix(".c") for source in sources]
 headers = sorted([*FOLDER.glob("*.h"), *FOLDER.glob("*.pxd")])
 
+SHARED_HEADERS = sorted(FOLDER.glob("packet_*.h"))
+"""What two extensions lay out memory by; each tells the other which text it was made from."""
+layout = hashlib.sha256(b"".join(path.read_bytes() for path in SHARED_HEADERS)).hexdigest()[:16]
+
 extensions = [
     Extension(
         f"relay._speedups.{source.stem}",
         [source.as_posix()],
+        define_macros=[("PT_LAYOUT", f'"{layout}"')],
         depends=[path.as_posix() for path in headers],
         extra_compile_args=["-O1", "-g", "-UNDEBUG", *SANITIZERS] if DEBUG else ["-O3", "-DNDEBUG"],
         extra_link_args=SANITIZERS if DEBUG else [],
@@ -43,7 +49,6 @@ setup(
             "initializedcheck": DEBUG,
             "cdivision": True,
             "auto_pickle": False,  # nothing here is worth sending to another process
-            "freethreading_compatible": True,
         },
     ),
 )

@@ -5,8 +5,8 @@
  *
  * Another extension gets at a table through `PacketTable.capsule`, a PyCapsule named PT_CAPSULE
  * that holds a `pt_table *` and keeps the table alive, and includes this header: all functions
- * are static. The name ends in the version of the layout, so an extension built from another
- * version of this file is refused by PyCapsule_GetPointer.
+ * are static. The name ends in a digest of these headers, so an extension built from another
+ * version of them is refused by PyCapsule_GetPointer instead of reading astray.
  *
  *     pt_packet packet;
  *     if (pt_lookup(table, key, &packet)) ...    packet.payload, .tag, .ttl_s, .last_seen_us
@@ -22,7 +22,10 @@
 
 #include "packet_blocks.h"
 
-#define PT_CAPSULE "relay.packet_table.1"
+#ifndef PT_LAYOUT
+#define PT_LAYOUT "unknown" /* setup.py gives a digest of the headers that lay out the table */
+#endif
+#define PT_CAPSULE "relay.packet_table." PT_LAYOUT
 
 /* What an answer is made of. */
 typedef struct {
