@@ -6,6 +6,7 @@ records of all sizes, and what the front lane reads.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from typing import TYPE_CHECKING
@@ -24,7 +25,6 @@ from tests.support.chance import seeded
 
 if TYPE_CHECKING:
     import random
-import re
     from collections.abc import Callable
 
 SIZES: dict[str, Callable[[random.Random], int]] = {
