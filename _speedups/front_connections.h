@@ -31,6 +31,7 @@
 #define FL_IN_BYTES 16384 /* read at once; room for a request that is not complete, and more */
 #define FL_OUT_BYTES 32768
 #define FL_BUCKETS 4096
+#define FL_EVENTS 128 /* asked for at once */
 #define FL_LINGER_BYTES (256 * 1024) /* relay/http/stream.py: LINGER_BYTES_MAX */
 #define FL_NONE UINT32_MAX
 #define FL_NEVER (-1.0)
@@ -103,6 +104,8 @@ typedef struct {
     bool full;        /* a connection was refused because of max_connections */
     bool counted;     /* `counts` has changed since it was last taken */
     fl_counts counts;
+    struct epoll_event events[FL_EVENTS];
+    int events_at, events_count; /* those from events_at on are still to be handled */
     uint8_t in[FL_IN_BYTES], out[FL_OUT_BYTES];
 } fl_reactor;
 

@@ -23,7 +23,6 @@
 
 #include "front_connections.h"
 
-#define FL_EVENTS 128
 #define FL_ACCEPTS 64 /* in one go */
 #define FL_ROUNDS 4
 #define FL_TURN_NS 400000 /* nothing new is begun after that long: others want the thread, too */
@@ -343,24 +342,35 @@ static inline void fl_set_clocks(fl_reactor *reactor, double now, fc_ns limiter_
     reactor->now_us = fl_clock_ns(CLOCK_REALTIME) / 1000;
 }
 
-/* Handles what has happened, for a bounded time. */
+static inline void fl_handle_event(fl_reactor *reactor, struct epoll_event event)
+{
+    uint32_t low = (uint32_t)event.data.u64;
+    fl_connection *connection = fl_find(reactor, event.data.u64);
+    if (connection != NULL) /* it may have been closed meanwhile */
+        fl_handle(reactor, connection, event.events);
+    else if (event.data.u64 >> 32 == FL_LISTENER && low < reactor->listener_count)
+        fl_accept(reactor, reactor->listeners[low]);
+}
+
+/* Handles what has happened, for a bounded time. What is left over comes first in the next turn:
+ * epoll puts everything that it has told of at the end of its line, and who was left out would
+ * wait until all others have had their turn, again and again. */
 static inline void fl_turn(fl_reactor *reactor)
 {
-    struct epoll_event events[FL_EVENTS];
     uint64_t begun = fl_clock_ns(CLOCK_MONOTONIC);
     for (int round = 0; round < FL_ROUNDS; round++) {
-        int count = epoll_wait(reactor->epoll, events, FL_EVENTS, 0);
-        for (int i = 0; i < count; i++) {
-            uint64_t token = events[i].data.u64;
-            fl_connection *connection = fl_find(reactor, token);
-            if (token >> 32 == FL_LISTENER)
-                fl_accept(reactor, reactor->listeners[(uint32_t)token]);
-            else if (connection != NULL) /* it may have been closed meanwhile */
-                fl_handle(reactor, connection, events[i].events);
-            if (fl_clock_ns(CLOCK_MONOTONIC) - begun > FL_TURN_NS)
-                return; /* epoll tells the rest again */
+        if (reactor->events_at >= reactor->events_count) {
+            reactor->events_at = 0;
+            reactor->events_count = epoll_wait(reactor->epoll, reactor->events, FL_EVENTS, 0);
         }
-        if (count <= 0 || reactor->first_news != FL_NONE)
+        if (reactor->events_count <= 0)
+            return;
+        while (reactor->events_at < reactor->events_count) {
+            fl_handle_event(reactor, reactor->events[reactor->events_at++]);
+            if (fl_clock_ns(CLOCK_MONOTONIC) - begun > FL_TURN_NS)
+                return;
+        }
+        if (reactor->first_news != FL_NONE)
             return;
     }
 }
