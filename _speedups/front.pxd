@@ -55,7 +55,7 @@ cdef extern from "front_parse.h":
         fr_method method
         bint has_key
         bint plain
-        bint forwarded
+        unsigned forwarded
         bint close
         int policy
         uint8_t key[32]
@@ -78,8 +78,29 @@ cdef extern from "front_peers.h":
         uint16_t port
 
     fc_key fp_address(const uint8_t *octets, size_t size)
-    fc_key fp_client(fc_key address, unsigned ipv6_prefix)
-    bint fp_within(const fc_key *address, const fp_network *networks, size_t count)
+
+cdef extern from "front_forwarded.h":
+    ctypedef struct fw_rules:
+        unsigned ipv6_prefix
+        bint behind_proxy
+        fp_network *trusted
+        fp_network *exempt
+        size_t trusted_count
+        size_t exempt_count
+
+    ctypedef struct fw_client:
+        fc_key client
+        bint exempt
+
+    ctypedef struct fw_peer:
+        fw_client itself
+        bint forwards
+        bint capped
+
+    fw_peer fw_judge(const fw_rules *rules, fc_key address)
+    bint fw_find(
+        const fw_rules *rules, const fr_request *request, fc_key address, fw_client *client,
+    )
 
 cdef extern from "front_connections.h":
     enum:
@@ -120,12 +141,7 @@ cdef extern from "front_connections.h":
     ctypedef struct fl_config:
         uint32_t max_connections
         uint32_t max_per_address
-        unsigned ipv6_prefix
-        bint behind_proxy
-        fp_network *trusted
-        fp_network *exempt
-        size_t trusted_count
-        size_t exempt_count
+        fw_rules rules
         fa_bounds bounds
         fl_deadlines deadlines
 

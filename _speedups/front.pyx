@@ -34,6 +34,7 @@ from _speedups.front cimport (
     FL_NO_NEWS,
     FR_HAND_OVER,
     FR_MORE,
+    FR_REQUEST,
     PT_CAPSULE,
     fc_check,
     fc_clear,
@@ -66,13 +67,16 @@ from _speedups.front cimport (
     fl_turn,
     fl_watch_listeners,
     fp_address,
-    fp_client,
     fp_network,
-    fp_within,
     fr_parse,
     fr_request,
     fr_slice,
     fr_verdict,
+    fw_client,
+    fw_find,
+    fw_judge,
+    fw_peer,
+    fw_rules,
     pt_table,
 )
 
@@ -204,8 +208,7 @@ cdef class Lane:
             raise OSError("epoll_create1")
         config = &self._reactor.config
         config.max_connections, config.max_per_address = (min(cap, _UINT32_MAX) for cap in caps)
-        config.behind_proxy = behind_proxy
-        config.ipv6_prefix = ipv6_prefix
+        _read_rules(&config.rules, trusted, exempt, behind_proxy, ipv6_prefix)
         config.bounds.ttl_min_s, config.bounds.ttl_max_s = ttl_s
         (
             config.deadlines.head_s,
@@ -216,8 +219,6 @@ cdef class Lane:
             config.deadlines.drain_s,
             config.deadlines.linger_s,
         ) = deadlines_s
-        config.trusted = _networks(trusted, &config.trusted_count)
-        config.exempt = _networks(exempt, &config.exempt_count)
         if table is not None:
             self._reactor.table = <pt_table *> PyCapsule_GetPointer(table, PT_CAPSULE)
         if limiter is not None:
@@ -386,6 +387,16 @@ cdef object _address(const fl_connection *connection):
     return socket.inet_ntop(family, octets), connection.peer.port
 
 
+cdef int _read_rules(
+    fw_rules *rules, object trusted, object exempt, bint behind_proxy, unsigned ipv6_prefix
+) except -1:
+    rules.behind_proxy = behind_proxy
+    rules.ipv6_prefix = ipv6_prefix
+    rules.trusted = _networks(trusted, &rules.trusted_count)
+    rules.exempt = _networks(exempt, &rules.exempt_count)
+    return 0
+
+
 cdef fp_network *_networks(object networks, size_t *count) except? NULL:
     cdef fp_network *array = <fp_network *> calloc(max(len(networks), 1), sizeof(fp_network))
     cdef bytes octets
@@ -421,7 +432,7 @@ def read_request(bytes data not None):
         (<char *> request.key)[:32] if request.has_key else None,
         ("CacheFirst", "CacheOnly", "NetworkOnly")[request.policy],
         request.plain,
-        request.forwarded,
+        request.forwarded > 0,
         request.close,
         _text(request.origin),
         _text(request.none_match),
@@ -435,25 +446,45 @@ cdef object _text(fr_slice value):
     return None if value.at is NULL else (<char *> value.at)[:value.size]
 
 
-def read_client(bytes address not None, unsigned ipv6_prefix, networks):
-    """Return what a peer is counted by, and whether it is in one of the networks.
+def read_client(
+    bytes head not None, bytes address not None, *, trusted, exempt, bint behind_proxy,
+    unsigned ipv6_prefix,
+):
+    """Return whose budget a request draws on, as the lane finds it.
 
     Args:
-        address: 4 or 16 bytes.
-        ipv6_prefix: 1 to 128.
-        networks: as for `Lane`.
+        head: of the request.
+        address: the peer's, 4 or 16 bytes.
+        trusted: as for `Lane`, like those that follow.
+
+    Returns:
+        What the client is counted by, whether it is exempt, whether the peer's connections are
+        counted by its address; or None: the lane leaves it to others.
     """
-    cdef fc_key known, client
-    cdef fp_network *array
-    cdef size_t count = 0
+    cdef fr_request request
+    cdef fw_rules rules
+    cdef fc_key known
+    cdef fw_peer peer
+    cdef fw_client client
+    cdef bint found = True
     if len(address) not in (4, 16):
         raise ValueError("no address")
-    known = fp_address(<const uint8_t *> PyBytes_AS_STRING(address), len(address))
-    client = fp_client(known, ipv6_prefix)
-    array = _networks(networks, &count)
-    found = fp_within(&known, array, count)
-    free(array)
-    return (<char *> client.octets)[:client.size], bool(found)
+    if fr_parse(<const uint8_t *> PyBytes_AS_STRING(head), len(head), &request) != FR_REQUEST:
+        return None
+    memset(&rules, 0, sizeof(fw_rules))
+    try:
+        _read_rules(&rules, trusted, exempt, behind_proxy, ipv6_prefix)
+        known = fp_address(<const uint8_t *> PyBytes_AS_STRING(address), len(address))
+        peer = fw_judge(&rules, known)
+        client = peer.itself
+        if request.forwarded and peer.forwards:
+            found = fw_find(&rules, &request, known, &client)
+    finally:
+        free(rules.trusted)
+        free(rules.exempt)
+    if not found:
+        return None
+    return (<char *> client.client.octets)[:client.client.size], client.exempt, peer.capped
 
 
 def format_http_date(uint64_t timestamp_us):

@@ -24,8 +24,8 @@
 
 #include "front_answer.h"
 #include "front_cells.h"
+#include "front_forwarded.h"
 #include "front_parse.h"
-#include "front_peers.h"
 #include "packet_table.h"
 
 #define FL_IN_BYTES 16384 /* read at once; room for a request that is not complete, and more */
@@ -50,8 +50,7 @@ typedef struct {
     uint32_t next_in_bucket;
     uint32_t events; /* what epoll watches for */
     fp_peer peer;
-    fc_key client; /* what the peer is counted by */
-    bool capped, exempt, forwards; /* counts for its address; has no limits; speaks for others */
+    fw_peer judged;
     bool closing;  /* no request is read after what is being answered */
     bool last;     /* the answer under way says that it is the last */
     bool body_late;
@@ -72,10 +71,7 @@ typedef struct {
 typedef struct {
     uint32_t max_connections;
     uint32_t max_per_address; /* 0: no cap */
-    unsigned ipv6_prefix;
-    bool behind_proxy; /* any peer may be a proxy */
-    fp_network *trusted, *exempt;
-    size_t trusted_count, exempt_count;
+    fw_rules rules;
     fa_bounds bounds;
     fl_deadlines deadlines;
 } fl_config;
@@ -152,7 +148,7 @@ static inline uint32_t fl_count_of(fl_reactor *reactor, const fc_key *client)
     uint32_t count = 0;
     for (uint32_t slot = *fl_bucket(reactor, client); slot != FL_NONE;
          slot = reactor->connections[slot].next_in_bucket)
-        count += fc_same(&reactor->connections[slot].client, client);
+        count += fc_same(&reactor->connections[slot].judged.itself.client, client);
     return count;
 }
 
@@ -167,8 +163,8 @@ static inline fl_connection *fl_open(fl_reactor *reactor, const fl_connection *l
     reactor->first_free = connection->next;
     *connection = *like;
     connection->generation = generation;
-    if (connection->capped) {
-        uint32_t *bucket = fl_bucket(reactor, &connection->client);
+    if (connection->judged.capped) {
+        uint32_t *bucket = fl_bucket(reactor, &connection->judged.itself.client);
         connection->next_in_bucket = *bucket;
         *bucket = slot;
     }
@@ -189,9 +185,9 @@ static inline void fl_free(fl_reactor *reactor, fl_connection *connection)
 
 static inline void fl_uncount(fl_reactor *reactor, fl_connection *connection)
 {
-    if (connection->capped) {
+    if (connection->judged.capped) {
         uint32_t slot = (uint32_t)(connection - reactor->connections);
-        uint32_t *link = fl_bucket(reactor, &connection->client);
+        uint32_t *link = fl_bucket(reactor, &connection->judged.itself.client);
         while (*link != slot)
             link = &reactor->connections[*link].next_in_bucket;
         *link = connection->next_in_bucket;

@@ -25,6 +25,7 @@
 #define FR_BODY_MAX 1104 /* relay/http/packets.py: BODY_BYTES_MAX */
 #define FR_KEY_LETTERS 52
 #define FR_KEY_BYTES 32
+#define FR_FORWARDED_MAX 8 /* fields that name a proxy's client, read without help */
 
 typedef enum { FR_MORE, FR_REQUEST, FR_HAND_OVER } fr_verdict;
 typedef enum { FR_GET, FR_HEAD, FR_PUT } fr_method;
@@ -35,17 +36,26 @@ typedef struct {
     size_t size;
 } fr_slice;
 
+/* In the order in which they are believed. */
+typedef enum { FR_FORWARDED_FOR, FR_REAL_IP, FR_FORWARDED } fr_forwarded_kind;
+
+typedef struct {
+    fr_forwarded_kind kind;
+    fr_slice value;
+} fr_forwarded;
+
 typedef struct {
     fr_method method;
     bool has_key; /* false: it is /health */
     bool plain;   /* no field asks for more than the lane's own answers can say */
-    bool forwarded;
     bool close; /* the client wants no other answer on this connection */
     fr_policy policy;
     uint8_t key[FR_KEY_BYTES];
     fr_slice origin, none_match, since; /* values without blanks around them; the first counts */
     size_t head_bytes;
     size_t body_bytes;
+    unsigned forwarded; /* how many fields are in `hops`; if more than fit, they are not */
+    fr_forwarded hops[FR_FORWARDED_MAX]; /* last: what is beyond `forwarded` is not even cleared */
 } fr_request;
 
 /* ---- Characters ---- */
@@ -223,6 +233,13 @@ static inline void fr_note_first(fr_slice *field, fr_slice value)
         *field = value;
 }
 
+static inline void fr_note_forwarded(fr_forwarded_kind kind, fr_slice value, fr_request *request)
+{
+    if (request->forwarded < FR_FORWARDED_MAX)
+        request->hops[request->forwarded] = (fr_forwarded){kind, value};
+    request->forwarded++;
+}
+
 /* False: hand over. A field that is not named here changes no answer of ours. */
 static inline bool fr_note_field(fr_slice name, fr_slice value, fr_seen *seen, fr_request *request)
 {
@@ -243,8 +260,12 @@ static inline bool fr_note_field(fr_slice name, fr_slice value, fr_seen *seen, f
         return !fr_is(name, "expect");
     case 9:
     case 15:
-        if (fr_is(name, "x-real-ip") || fr_is(name, "forwarded") || fr_is(name, "x-forwarded-for"))
-            request->forwarded = true;
+        if (fr_is(name, "x-forwarded-for"))
+            fr_note_forwarded(FR_FORWARDED_FOR, value, request);
+        else if (fr_is(name, "x-real-ip"))
+            fr_note_forwarded(FR_REAL_IP, value, request);
+        else if (fr_is(name, "forwarded"))
+            fr_note_forwarded(FR_FORWARDED, value, request);
         return true;
     case 10:
         if (fr_is(name, "connection") && fr_asks_to_close(value))
@@ -300,7 +321,7 @@ static inline fr_verdict fr_parse(const uint8_t *data, size_t size, fr_request *
         return FR_HAND_OVER;
     size_t within = size < FR_HEAD_MAX ? size : FR_HEAD_MAX;
     fr_seen seen = {false, false};
-    memset(request, 0, sizeof *request);
+    memset(request, 0, offsetof(fr_request, hops));
     request->plain = true;
     for (size_t at = 0;;) {
         const uint8_t *end = memchr(data + at, '\n', within - at);

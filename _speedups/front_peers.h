@@ -1,5 +1,5 @@
 /* Who connects: addresses, networks, and what a client is counted by.
- * Twin: relay/http/clients.py, for peers that no proxy speaks for.
+ * Twin: relay/http/clients.py; what proxies say is read in front_forwarded.h.
  */
 #ifndef RELAY_FRONT_PEERS_H
 #define RELAY_FRONT_PEERS_H

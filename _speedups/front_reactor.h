@@ -50,14 +50,21 @@ static inline void fl_count(fl_reactor *reactor, fr_method method, fl_status sta
 static inline bool fl_answer(fl_reactor *reactor, const fl_connection *connection,
                       const fr_request *request, uint8_t **out)
 {
-    fc_table *limiter = connection->exempt ? NULL : reactor->limiter;
+    fc_table *limiter = reactor->limiter;
+    fw_client who = connection->judged.itself;
     fc_decision decision = {true, 0, 0};
     uint32_t burst = 0;
-    if (!request->has_key || (request->forwarded && connection->forwards))
+    if (!request->has_key)
         return false;
+    /* Without a limiter it does not matter who asks. */
+    if (limiter != NULL && request->forwarded && connection->judged.forwards &&
+        !fw_find(&reactor->config.rules, request, connection->peer.address, &who))
+        return false;
+    if (who.exempt)
+        limiter = NULL;
     if (limiter != NULL) {
         burst = limiter->burst;
-        decision = fc_foresee(limiter, &connection->client, reactor->limiter_now);
+        decision = fc_foresee(limiter, &who.client, reactor->limiter_now);
         if (!decision.allowed) {
             *out = fa_too_many(*out, request, decision.wait, burst, reactor->now_us);
             fl_count(reactor, request->method, FL_429);
@@ -77,7 +84,7 @@ static inline bool fl_answer(fl_reactor *reactor, const fl_connection *connectio
     if (condition == FA_UNCLEAR)
         return false;
     if (limiter != NULL)
-        decision = fc_check(limiter, &connection->client, reactor->limiter_now);
+        decision = fc_check(limiter, &who.client, reactor->limiter_now);
     *out = fa_packet(*out, request, &packet, tag, condition == FA_MET, ttl_s, reactor->now_us,
                      burst, decision.remaining);
     fl_count(reactor, request->method, condition == FA_MET ? FL_304 : FL_200);
@@ -258,19 +265,12 @@ static inline void fl_handle(fl_reactor *reactor, fl_connection *connection, uin
 static inline fl_connection *fl_admit(fl_reactor *reactor, int fd, const fp_peer *peer)
 {
     const fl_config *config = &reactor->config;
-    bool named = config->trusted_count != 0;
-    bool trusted = fp_within(&peer->address, config->trusted, config->trusted_count);
-    bool exempt = fp_within(&peer->address, config->exempt, config->exempt_count);
     fl_connection like = {
         .fd = fd,
         .state = FL_READING,
         .events = FL_READ_EVENTS,
         .peer = *peer,
-        .client = fp_client(peer->address, config->ipv6_prefix),
-        .exempt = exempt,
-        /* Without a limiter it does not matter who asks. */
-        .forwards = reactor->limiter != NULL && (named ? trusted : config->behind_proxy),
-        .capped = !trusted && !exempt && (named || !config->behind_proxy),
+        .judged = fw_judge(&config->rules, peer->address),
         .opened = reactor->now,
         .idle_since = reactor->now,
         .head_since = FL_NEVER,
@@ -285,8 +285,8 @@ static inline fl_connection *fl_admit(fl_reactor *reactor, int fd, const fp_peer
         reactor->full = true;
         return NULL;
     }
-    if (config->max_per_address && like.capped &&
-        fl_count_of(reactor, &like.client) >= config->max_per_address) {
+    if (config->max_per_address && like.judged.capped &&
+        fl_count_of(reactor, &like.judged.itself.client) >= config->max_per_address) {
         reactor->counts.refused_address++;
         return NULL;
     }
@@ -539,8 +539,8 @@ static inline void fl_clear(fl_reactor *reactor)
         close(reactor->epoll);
     free(reactor->connections);
     free(reactor->listeners);
-    free(reactor->config.trusted);
-    free(reactor->config.exempt);
+    free(reactor->config.rules.trusted);
+    free(reactor->config.rules.exempt);
 }
 
 #endif

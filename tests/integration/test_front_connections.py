@@ -299,12 +299,18 @@ async def test_exempt_clients_have_no_limit() -> None:
         assert [(a.status, "x-ratelimit-limit" in a.headers) for a in found] == [(200, False)] * 3
 
 
-async def test_behind_a_proxy_the_client_it_names_is_counted() -> None:
-    """On the proxy's one connection, which stays on the lane."""
+@pytest.mark.parametrize("hot", [True, False])
+async def test_behind_a_proxy_the_client_it_names_is_counted(
+    hot: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the proxy's one connection, which stays on the lane; by the lane itself, if it is hot."""
     world = limited(2, behind_proxy=True)
+    if hot:
+        monkeypatch.setattr(world.app, "respond", None)
 
     def by(client: str) -> bytes:
-        return GET.replace(b"Host: ", f"X-Forwarded-For: {client}\r\nHost: ".encode())
+        fields = f"X-Forwarded-For: {client}" + ("" if hot else "\xa0") + "\r\nHost: "
+        return GET.replace(b"Host: ", fields.encode("latin-1"))
 
     async with world.serving() as port, connected(port) as proxy:
         await proxy.send(by("192.0.2.1") + by("192.0.2.2") + by("192.0.2.1") + GET)

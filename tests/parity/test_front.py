@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from relay._speedups import front
 from relay.errors import PublicKeyError
 from relay.gcra import Gcra
-from relay.http.clients import ClientRules
+from relay.http.clients import ClientRules, Network
 from relay.http.cors import _SAFE_VALUE
+from relay.http.front import _request
 from relay.http.http1 import RequestParser
 from relay.http.httpdate import format_http_date, parse_http_date
 from relay.http.query import parse_policy
@@ -122,33 +123,165 @@ def test_time_is_finite() -> None:
 
 # ---- Clients ----
 
+PEERS = ["10.0.0.1", "fd00::1", "::ffff:10.0.0.2", "203.0.113.1", "2001:db8:1::1"]
+HOPS = [
+    "198.51.100.1",
+    "192.0.2.7",
+    "10.0.0.9",
+    "::ffff:10.0.0.3",
+    "::ffff:c633:6401",
+    "fd00::9",
+    "2001:db8::1",
+    "2001:DB8:0:0::192.0.2.1",
+    "fe80::1%eth0",
+    "192.0.2.1%7",
+    "198.51.100.1:80",
+    "[2001:db8::1]:4711",
+    "[fd00::2]",
+    "[192.0.2.1]x",
+    "2001:db8::1:80",
+    "010.0.0.1",
+    "1.2.3",
+    "1.2.3.256",
+    "1:2:3:4:5:6:7::",
+    "::00001",
+    "0000:0000:0000:0000:0000:ffff:198.051.100.001",
+    "0000:0000:0000:0000:0000:ffff:198.151.100.101",
+    "_hidden",
+    "unknown",
+    "",
+    "\xa0198.51.100.1",
+]
+RULES = [
+    ClientRules(),
+    ClientRules(behind_proxy=True, exempt=(ip_network("10.0.0.1/32"), ip_network("192.0.2.7/32"))),
+    ClientRules(
+        trusted_proxies=(ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
+        exempt=(ip_network("192.0.2.0/24"), ip_network("fd00::9/128")),
+        ipv6_prefix=56,
+    ),
+    ClientRules(behind_proxy=True, trusted_proxies=(ip_network("0.0.0.0/0"),), ipv6_prefix=128),
+]
+
+
+def key_octets(key: object) -> bytes:
+    """Return the key of a `Client` in the form of a cell's."""
+    if isinstance(key, tuple):
+        prefix, number = key
+        octets: bytes = (number << (128 - prefix)).to_bytes(16, "big")
+        return octets
+    assert isinstance(key, bytes)
+    return key
+
+
+def packed(networks: Sequence[Network]) -> list[tuple[bytes, int]]:
+    return [(network.network_address.packed, network.prefixlen) for network in networks]
+
+
+def client_by_lane(head: bytes, peer: str, rules: ClientRules) -> tuple[bytes, bool, bool] | None:
+    return front.read_client(
+        head,
+        ip_address(peer).packed,
+        trusted=packed(rules.trusted_proxies),
+        exempt=packed(rules.exempt),
+        behind_proxy=rules.behind_proxy,
+        ipv6_prefix=rules.ipv6_prefix,
+    )
+
+
+def client_by_twin(head: bytes, peer: str, rules: ClientRules) -> tuple[bytes, bool, bool]:
+    client = rules.client_of(peer, _request(head, b"", peer).headers)
+    return key_octets(client.key), client.exempt, rules.peer_key(peer) is not None
+
 
 @given(
     st.ip_addresses() | st.ip_addresses(v=4).map(lambda v4: ip_address(f"::ffff:{v4}")),
     st.integers(1, 128),
     st.lists(st.tuples(st.ip_addresses(), st.integers(0, 128)), max_size=3),
     st.none() | st.integers(0, 128),
+    st.booleans(),
 )
-def test_clients_are_told_apart_alike(
+def test_peers_are_told_apart_alike(
     address: IPv4Address | IPv6Address,
     ipv6_prefix: int,
     others: list[tuple[IPv4Address | IPv6Address, int]],
     around: int | None,
+    behind_proxy: bool,
 ) -> None:
-    networks = [
+    networks = tuple(
         ip_network((other, min(length, other.max_prefixlen)), strict=False)
         for other, length in [*others, *([] if around is None else [(address, around)])]
-    ]
-    packed = [(network.network_address.packed, network.prefixlen) for network in networks]
-    key, found = front.read_client(address.packed, ipv6_prefix, packed)
-    rules = ClientRules(exempt=tuple(networks), ipv6_prefix=ipv6_prefix)
-    client = rules.client_of(str(address), [])
-    assert found == client.exempt
-    if isinstance(client.key, tuple):
-        prefix, number = client.key
-        assert key == (number << (128 - prefix)).to_bytes(16, "big")
+    )
+    for trusted, exempt in (((), networks), (networks, ()), (networks[:1], networks[1:])):
+        rules = ClientRules(behind_proxy, trusted, exempt, ipv6_prefix)
+        head = f"GET /{KEY} HTTP/1.1\r\n\r\n".encode()
+        assert client_by_lane(head, str(address), rules) == client_by_twin(
+            head, str(address), rules
+        )
+
+
+def forwarded_fields() -> st.SearchStrategy[str]:
+    hop = st.sampled_from(HOPS) | st.text('0123456789abf:.[]%" \t;=', max_size=12)
+    bare = st.lists(hop, min_size=1, max_size=4).map(",".join)
+    named = st.builds(
+        "{}{}={}{}".format,
+        st.sampled_from(["", "by=10.0.0.2;", " proto=http ; "]),
+        st.sampled_from(["for", "For", " FOR ", "fo"]),
+        hop | hop.map(lambda text: f'"{text}"') | hop.map(lambda text: f'"" {text} "'),
+        st.sampled_from(["", ";host=a", ";for=192.0.2.9"]),
+    )
+    elements = st.lists(named, min_size=1, max_size=3).map(", ".join)
+    return (
+        bare.map("X-Forwarded-For: {}".format)
+        | bare.map("x-forwarded-for:{}".format)
+        | hop.map("X-Real-IP: {}".format)
+        | elements.map("Forwarded: {}".format)
+        | bare.map("Forwarded: {}".format)
+        | st.just("Via: 1.1 x")
+    )
+
+
+@given(
+    st.lists(forwarded_fields(), max_size=4),
+    st.sampled_from(PEERS),
+    st.sampled_from(RULES),
+)
+def test_clients_behind_proxies_are_told_apart_alike(
+    fields: list[str], peer: str, rules: ClientRules
+) -> None:
+    """The lane may leave a request to the twin, but only where letters are not ASCII."""
+    head = "\r\n".join([f"GET /{KEY} HTTP/1.1", *fields, "", ""]).encode("latin-1")
+    found = client_by_lane(head, peer, rules)
+    if found is None:
+        assert not head.isascii()
     else:
-        assert key == client.key
+        assert found == client_by_twin(head, peer, rules)
+
+
+@pytest.mark.parametrize("hop", HOPS)
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Real-IP", "Forwarded"])
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("peer", PEERS)
+def test_each_form_of_an_address(hop: str, name: str, rules: ClientRules, peer: str) -> None:
+    value = f'for="{hop}"' if name == "Forwarded" else hop
+    head = f"GET /{KEY} HTTP/1.1\r\n{name}: {value}\r\n\r\n".encode("latin-1")
+    found = client_by_lane(head, peer, rules)
+    if found is None:
+        assert not hop.isascii()
+    else:
+        assert found == client_by_twin(head, peer, rules)
+
+
+def test_what_proxies_say_at_too_great_length_is_left_to_the_twin() -> None:
+    rules = RULES[2]
+    for size, understood in ((32, True), (33, False)):
+        hops = ", ".join(["198.51.100.1"] * size)
+        head = f"GET /{KEY} HTTP/1.1\r\nX-Forwarded-For: {hops}\r\n\r\n".encode()
+        assert (client_by_lane(head, "10.0.0.1", rules) is not None) is understood
+    for count, understood in ((8, True), (9, False)):
+        fields = "X-Real-IP: 198.51.100.1\r\n" * count
+        head = f"GET /{KEY} HTTP/1.1\r\n{fields}\r\n".encode()
+        assert (client_by_lane(head, "10.0.0.1", rules) is not None) is understood
 
 
 # ---- Requests ----
