@@ -1,7 +1,7 @@
 /* Reading requests strictly: a few forms of HTTP/1.1 are understood, completely, and no others.
  *
  *     GET|HEAD|PUT /{key} | /pkarr/{key} | /pkarr//{key}      [?policy=CacheFirst|CacheOnly|NetworkOnly]
- *     GET|HEAD     /health | /healthz
+ *     GET|HEAD     /health | /healthz | / | /stats      the latter two with any query
  *
  * followed by well-formed fields, each line ended by CR LF. Whatever is anything else, be it
  * wrong, rare or only unusual, is FR_HAND_OVER: then somebody with more patience reads the same
@@ -46,7 +46,7 @@ typedef struct {
 
 typedef struct {
     fr_method method;
-    bool has_key; /* false: it is /health */
+    bool has_key; /* false: one of the other paths */
     bool plain;   /* no field asks for more than the lane's own answers can say */
     bool close; /* the client wants no other answer on this connection */
     fr_policy policy;
@@ -145,9 +145,24 @@ static inline bool fr_skip(fr_slice *text, const char *prefix)
     return true;
 }
 
+/* Passes over a query, which is somebody else's to read, and the blank behind it. */
+static inline bool fr_skip_query(fr_slice *line)
+{
+    while (line->size && line->at[0] > ' ' && line->at[0] < 0x7f)
+        line->at++, line->size--;
+    return fr_skip(line, " ");
+}
+
+static inline bool fr_skip_page(fr_slice *line)
+{
+    return fr_skip(line, "/healthz ") || fr_skip(line, "/health ") || fr_skip(line, "/ ") ||
+           fr_skip(line, "/stats ") ||
+           ((fr_skip(line, "/?") || fr_skip(line, "/stats?")) && fr_skip_query(line));
+}
+
 static inline bool fr_read_target(fr_slice *line, fr_request *request)
 {
-    if (request->method != FR_PUT && (fr_skip(line, "/healthz ") || fr_skip(line, "/health "))) {
+    if (request->method != FR_PUT && fr_skip_page(line)) {
         request->has_key = false;
         return true;
     }

@@ -384,20 +384,24 @@ static inline void fl_answer_warm(fl_reactor *reactor, uint64_t token, const uin
         return;
     uint8_t *out = reactor->out;
     connection->closing |= close || connection->last || connection->body_late;
-    if (head_bytes > FL_OUT_BYTES / 2 || body_bytes > FL_OUT_BYTES / 4) {
+    if (head_bytes > FL_OUT_BYTES / 2) {
         fl_close(reactor, connection); /* none of ours is so large */
         return;
     }
     out = fa_put(out, head, head_bytes);
     out = fa_end(out, reactor->now_us, connection->closing);
-    out = fa_put(out, body, body_bytes);
+    if (body_bytes <= FL_OUT_BYTES - (size_t)(out - reactor->out)) {
+        out = fa_put(out, body, body_bytes);
+        body_bytes = 0;
+    }
     connection->state = FL_READING;
     connection->idle_since = reactor->now;
     connection->served++;
     connection->in_bytes -= connection->request_bytes;
     memmove(connection->in, connection->in + connection->request_bytes, connection->in_bytes);
     connection->head_bytes = 0;
-    if (!fl_send(reactor, connection, reactor->out, (size_t)(out - reactor->out)))
+    if (!fl_send(reactor, connection, reactor->out, (size_t)(out - reactor->out)) ||
+        !fl_send(reactor, connection, body, body_bytes))
         fl_close(reactor, connection);
     else if (connection->out_bytes)
         fl_arm(reactor, connection);

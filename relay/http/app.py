@@ -4,11 +4,12 @@
 
 An answer is a value; what the layers add to it is added in one place, `_finished`. Paths
 are routed as they were sent: a framework's converter would decode them first. Only the
-page is Quart's; that part is imported when it is first wanted, or by `warm_up`.
+page is made with Quart; that part is imported when it is first wanted, or by `warm_up`.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import Callable
@@ -104,6 +105,7 @@ class App:
         async with self._pages_lock:
             if self._pages is None:
                 self._pages = await trio.to_thread.run_sync(self._make_pages)
+                gc.freeze()  # so many new modules would be looked through for garbage
             return self._pages
 
     async def _answer(self, request: Request, route: Route, client: Client) -> Answer:

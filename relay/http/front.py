@@ -20,6 +20,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -30,6 +31,8 @@ from relay.http.native import Cells, Lane
 from relay.http.serve import EXHAUSTED_PAUSE_S, HttpServer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relay.config import HttpConfig
     from relay.http.app import App, Response
     from relay.http.clients import ClientRules, Network
@@ -41,6 +44,8 @@ _log: Final = logging.getLogger("pkarr_relay.http")
 
 VARIABLE: Final = "RELAY_FRONT_LANE"
 """``0`` in the environment turns the lane off, to compare, and to rule it out."""
+PATIENCE_S: Final = 0.0002
+"""Frequent requests wait no longer for rare ones than this, or one step of a task."""
 _FAILED: Final = b"HTTP/1.1 500 \r\ncontent-length: 0\r\n"
 
 
@@ -176,10 +181,19 @@ class FrontServer(HttpServer):
     async def _react(self) -> None:
         """Let the lane do a bounded piece of work at a time; other tasks get their turn between."""
         lane = self._lane
-        while True:
-            await trio.lowlevel.wait_readable(lane.fileno())
-            lane.turn(*self._now())
-            self._note_counts()
+        between = _BetweenSteps(self._turn)
+        trio.lowlevel.add_instrument(between)
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(lane.fileno())
+                self._turn()
+                between.note_turn()
+        finally:
+            trio.lowlevel.remove_instrument(between)
+
+    def _turn(self) -> None:
+        self._lane.turn(*self._now())
+        self._note_counts()
 
     def _now(self) -> tuple[float, float]:
         return trio.current_time(), self._limits.clock()
@@ -258,6 +272,29 @@ class FrontServer(HttpServer):
         head, body, close = (_FAILED, b"", True) if response is None else _composed(response)
         self._lane.answer(token, head, body, close, *self._now())
         self._note_counts()
+
+
+class _BetweenSteps(trio.abc.Instrument):
+    """Lets something be done between the steps of all tasks, when the last time is a while ago.
+
+    Trio looks for events once in a round, and a round has a step of every task that can go on:
+    some dozens, when datagrams and PUTs come together. Who has a packet ready to be served
+    would wait for all of them.
+    """
+
+    def __init__(self, turn: Callable[[], None]) -> None:
+        self._turn = turn
+        self._turned_at = perf_counter()
+
+    def note_turn(self) -> None:
+        """Take note that it has been done otherwise."""
+        self._turned_at = perf_counter()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Called by Trio, which would end the instrument if this raised."""
+        if perf_counter() - self._turned_at >= PATIENCE_S:
+            self._turn()
+            self._turned_at = perf_counter()
 
 
 def _packed(networks: Sequence[Network]) -> list[tuple[bytes, int]]:

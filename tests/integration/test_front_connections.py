@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -191,6 +192,42 @@ async def test_a_slow_reader_gets_everything(world: FrontWorld) -> None:
                     received += data.count(mark)
                     rest = data[1 - len(mark) :]
     assert world.counters.requests["get"] == {200: count}
+
+
+async def test_the_page_and_the_figures_keep_the_connection(world: FrontWorld) -> None:
+    """The page is larger than a buffer of the lane."""
+    world.service._facts = lambda: {"version": "<&>" * 20_000}
+    async with world.serving() as port, connected(port) as client:
+        for path in (b"/", b"/stats?x", b"/?key=x", b"/"):
+            await client.send(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+            (answer,) = await client.answers(1)
+            assert (answer.status, "connection" in answer.headers) == (200, False)
+            assert len(answer.body) > 60_000
+    assert world.counters.requests == {"index": {200: 3}, "stats": {200: 1}}
+
+
+async def test_frequent_requests_do_not_wait_for_a_whole_round(
+    world: FrontWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trio looks for events once in a round; the lane has its turn within it."""
+    seconds = itertools.count()
+    seen: list[int] = []
+
+    async with world.serving() as port:
+        monkeypatch.setattr(front, "perf_counter", lambda: float(next(seconds)))
+        with socket.create_connection(("127.0.0.1", port)) as client:
+
+            async def step() -> None:
+                if not seen:
+                    client.sendall(GET)
+                seen.append(world.service.counters["hits"])
+                await trio.lowlevel.checkpoint()
+
+            await until(lambda: world.counters.connections_open)
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(step)
+    assert seen == [0, 1, 1]
 
 
 # ---- Handing on ----

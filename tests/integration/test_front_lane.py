@@ -163,13 +163,24 @@ def seeds() -> list[bytes]:
         f"/{ALICE.key[:-1]}l",
         "/" + "y" * 51 + "b",
         "/pkarr/health",
+        "/",
+        "/?",
+        f"/?key={ALICE.key}",
+        "/?key=%zz+&key=x",
+        "/stats",
+        "/stats?x=y",
+        "/statsx",
+        "/health?x",
         "/a/b",
         "//",
     ]
     found += [get(path) for path in paths]
     found += [
-        get(path, method=method) for path in ("/health", key) for method in ("HEAD", "OPTIONS")
+        get(path, method=method)
+        for path in ("/health", "/", "/stats", key)
+        for method in ("HEAD", "OPTIONS")
     ]
+    found += [get(path, "Origin: a", "Connection: close") for path in ("/", "/stats")]
     found += [
         put(PACKET.payload, ALICE.key),
         put(PACKET.payload, ALICE.key, "Origin: a", "Connection: close"),

@@ -286,7 +286,11 @@ def test_what_proxies_say_at_too_great_length_is_left_to_the_twin() -> None:
 
 # ---- Requests ----
 
-TARGETS = [f"/{KEY}", f"/pkarr/{KEY}", f"/pkarr//{KEY}", "/health", "/healthz"]
+TARGETS = [
+    *(f"/{KEY}", f"/pkarr/{KEY}", f"/pkarr//{KEY}"),
+    *("/health", "/healthz", "/", "/stats", "/?key=a%20b+c&\x7e'\"<>", "/stats?x"),
+]
+PAGES = (Kind.HEALTH, Kind.INDEX, Kind.STATS)
 QUERIES = ["", "?policy=CacheFirst", "?policy=CacheOnly", "?policy=NetworkOnly"]
 FIELDS = [
     "Host: relay.test",
@@ -367,7 +371,7 @@ def test_what_the_lane_understands_h11_understands_alike(data: bytes) -> None:
     assert request.method.decode() == method
     assert request.http_version == b"1.1"
     assert data[:head].endswith(b"\r\n\r\n")
-    assert (key is None) == (route.kind is Kind.HEALTH)
+    assert (key is None) == (route.kind in PAGES)
     if key is not None:
         assert route.kind is Kind.PACKET
         assert decode(route.segment.decode()) == key
@@ -405,7 +409,10 @@ def test_a_head_is_understood_when_it_is_whole(data: bytes) -> None:
         b"\x16\x03\x01",
         b"\r\n",
         b"GET  /",
-        b"GET / HTTP/1.1\r\n",
+        b"GET /x HTTP/1.1\r\n",
+        b"GET /?\x80 HTTP/1.1\r\n",
+        b"PUT / HTTP/1.1\r\n",
+        b"GET /health?x HTTP/1.1\r\n",
         b"POST /",
         f"GET /{KEY} HTTP/1.0\r\n".encode(),
         f"GET /{KEY}? HTTP/1.1\r\n".encode(),
