@@ -12,6 +12,7 @@ Whatever is not needed for --help, --version or check-config is imported late.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay import __version__, logs
-from relay.config import load_config, testnet_config
 from relay.errors import ConfigError, StartupError, StoreError
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_config(path: Path) -> int:
+    from relay.config import load_config
+
     config = load_config(path, os.environ)
     for warning in config.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
@@ -99,16 +101,22 @@ def _check_config(path: Path) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from relay.config import load_config, testnet_config
+
     testnet: bool = arguments.testnet
     config = testnet_config() if testnet else load_config(arguments.config, os.environ)
     complaints = logs.configure(arguments.tracing_env_filter, os.environ, arguments.log_format)
     for complaint in complaints:
         _log.warning("%s", complaint)
     _log.debug("configuration: %r", config)
-    _require_kernels()
-    from relay import server  # late: it brings Trio, and --help must not wait for that
+    gc.disable()  # until the server has started: importing makes no garbage to look for
+    try:
+        _require_kernels()
+        from relay import server  # late: it brings Trio, and --help must not wait for that
 
-    return server.run(config, testnet=testnet)
+        return server.run(config, testnet=testnet)
+    finally:
+        gc.enable()
 
 
 def _require_kernels() -> None:

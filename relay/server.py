@@ -14,10 +14,12 @@ import logging
 import resource
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -39,6 +41,8 @@ _log: Final = logging.getLogger("pkarr_relay")
 TESTNET_NODES: Final = 10
 SPARE_DESCRIPTORS: Final = 64
 """Besides connections: listeners, the DHT socket, the database, Python's own."""
+SWITCH_INTERVAL_S: Final = 0.001
+"""How long the event loop waits at most for a thread of ours that runs Python; 5 ms by default."""
 SHUTDOWN_S: Final = 4.5
 """After a signal everything has ended by then, whatever hangs."""
 
@@ -55,6 +59,7 @@ def run(config: Config, *, testnet: bool = False) -> int:
         StoreError: another relay uses the cache folder.
     """
     listeners = open_listeners(config.http.bind, config.http.port)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     _allow_descriptors(config.http.max_connections + SPARE_DESCRIPTORS)
     try:
         trio.run(partial(_serve_until_signal, config, listeners, testnet=testnet))
@@ -145,11 +150,18 @@ async def serve(config: Config, listeners: Sequence[socket.socket], *, stop: tri
             for listener in listeners:
                 address = shown_address(*listener.getsockname()[:2])
                 _log.info("Running as a relay on TCP socket %s", address)
-            # What there is now stays: to look through it for garbage takes 40 ms, and who asks
-            # meanwhile waits.
-            gc.freeze()
+            nursery.start_soon(_complete)
             await stop.wait()
             relay.service.serving = False
+
+
+async def _complete() -> None:
+    """Finish the start behind the first answers: import, in a thread, what they can do without."""
+    await trio.to_thread.run_sync(import_module, "relay.http.connection")
+    # What there is now stays: to look through it for garbage takes 40 ms, and who asks meanwhile
+    # waits.
+    gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
@@ -30,6 +29,7 @@ from hypercorn.protocol.h11 import H2ProtocolAssumedError
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from relay.http.deadlines import Deadlines, Past
 from relay.http.exchange import Exchange
 from relay.http.http1 import HEAD_BYTES_MAX, Http1
 from relay.http.http2 import HEADER_LIST_BYTES_MAX, STREAMS_MAX, Http2
@@ -44,38 +44,6 @@ Peer = tuple[str, int] | None
 _Engine = TypeVar("_Engine", Http1, Http2)
 
 _log: Final = logging.getLogger("pkarr_relay.http")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deadlines:
-    """How long a client may take for what, seconds."""
-
-    head_s: float = 30.0
-    idle_s: float = 75.0
-    write_s: float = 30.0
-    age_s: float = 300.0
-    drain_s: float = 30.0
-    """For requests under way on a connection that has come of age."""
-    linger_s: float = 1.0
-    """For the client to stop sending after we have ended."""
-
-    @property
-    def shortest_s(self) -> float:
-        """How fine the sweep over all connections has to be."""
-        return min(self.head_s, self.idle_s, self.write_s, self.age_s, self.drain_s)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
-    """What was before a connection got here: its deadlines go on, and it ends with an answer.
-
-    The front lane hands over what it does not understand. After one HTTP/1 answer the client
-    is to connect again, and is on the lane again.
-    """
-
-    opened_at: float
-    head_since: float
-    """Since when its next request is awaited. Both in monotonic seconds."""
 
 
 @cache

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from relay.http.connection import Past
+from relay.http.deadlines import Past
 from relay.http.messages import BODY_TIMEOUT_S, BodyTimeoutError, Message, Request
 from relay.http.native import Cells, Lane
 from relay.http.serve import EXHAUSTED_PAUSE_S, HttpServer
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from relay.config import HttpConfig
     from relay.http.app import App, Response
     from relay.http.clients import ClientRules, Network
-    from relay.http.connection import Connection, Deadlines
+    from relay.http.connection import Connection
     from relay.http.counters import Counters
+    from relay.http.deadlines import Deadlines
     from relay.http.serve import Application
 
 _log: Final = logging.getLogger("pkarr_relay.http")

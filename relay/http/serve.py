@@ -21,12 +21,13 @@ import trio
 
 from relay.http.clients import ClientRules, parse_address
 from relay.http.counters import Counters
+from relay.http.deadlines import Deadlines, Past
 from relay.http.messages import Receive, Scope, Send
 from relay.http.stream import ClientStream
 
 if TYPE_CHECKING:
     from relay.config import HttpConfig
-    from relay.http.connection import Connection, Deadlines, Past
+    from relay.http.connection import Connection
     from relay.http.front import FrontLane
 
 _log: Final = logging.getLogger("pkarr_relay.http")
@@ -53,10 +54,6 @@ class HttpServer:
         counters: Counters,
         deadlines: Deadlines | None,
     ) -> None:
-        # Hypercorn is slow to import; by now the kernel already accepts connections.
-        from relay.http.connection import Connection, Deadlines
-
-        self._make_connection = Connection
         self._app = app
         self._config = config
         self._rules = rules
@@ -143,11 +140,14 @@ class HttpServer:
         received: bytes = b"",
         past: Past | None = None,
     ) -> Connection:
+        # Hypercorn is slow to import, and the front lane answers most clients without it.
+        from relay.http.connection import Connection
+
         stream = ClientStream(sock, write_timeout_s=self._deadlines.write_s, received=received)
         server = None
         with suppress(OSError):  # gone already; its task will notice
             server = None if client is None else _plain(sock.getsockname())
-        return self._make_connection(
+        return Connection(
             self._app,
             stream,
             client=client,

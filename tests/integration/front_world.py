@@ -16,7 +16,7 @@ import trio
 from relay._speedups.table import PacketTable
 from relay.config import HttpConfig
 from relay.http.clients import ClientRules
-from relay.http.connection import Deadlines
+from relay.http.deadlines import Deadlines
 from relay.http.front import FrontLane
 from relay.http.limits import HttpLimits
 from relay.http.serve import serve_http

@@ -16,8 +16,8 @@ from relay.config import HttpConfig
 from relay.errors import NotMostRecentError
 from relay.http.app import App, create_app
 from relay.http.clients import ClientRules
-from relay.http.connection import Deadlines
 from relay.http.counters import Counters
+from relay.http.deadlines import Deadlines
 from relay.http.limits import HttpLimits
 from relay.http.serve import serve_http
 from relay.pkarr.keys import PublicKey

@@ -17,7 +17,7 @@ from h2.events import ResponseReceived
 from relay.config import HttpConfig, Quota, RateLimiterConfig
 from relay.http import front, messages
 from relay.http.clients import ClientRules
-from relay.http.connection import Deadlines
+from relay.http.deadlines import Deadlines
 from relay.http.front import FrontLane
 from relay.http.limits import HttpLimits
 from relay.http.serve import serve_http

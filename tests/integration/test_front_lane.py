@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from relay.http import front, messages
-from relay.http.connection import Deadlines
+from relay.http.deadlines import Deadlines
 from tests.integration.front_world import Answer, FrontWorld, exchange
 from tests.integration.http_world import author
 from tests.support.peers import SHARED

@@ -14,7 +14,7 @@ import trio
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 
-from relay.http.connection import Deadlines
+from relay.http.deadlines import Deadlines
 from tests.integration.http_world import World, author
 
 ALICE = author()

@@ -15,7 +15,7 @@ import trio
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
-from relay.http.connection import Deadlines
+from relay.http.deadlines import Deadlines
 from relay.http.http2 import HEADER_LIST_BYTES_MAX, RESETS_MAX, STREAMS_MAX
 from tests.integration.http_world import World, author
 

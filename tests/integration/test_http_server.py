@@ -15,7 +15,7 @@ import trio
 
 from relay.config import HttpConfig
 from relay.http.clients import ClientRules
-from relay.http.connection import Deadlines
+from relay.http.deadlines import Deadlines
 from relay.http.http1 import HEAD_BYTES_MAX
 from tests.integration.http_world import World, author
 
