@@ -1,8 +1,9 @@
-"""C-level contract of the packet table; the code is in packet_*.h, one concern a header.
+"""C-level contract of the packet table; the code is in headers, one concern each.
 
     packet_table.h    what a table does, and how another extension reads from it
     packet_blocks.h   where packets lie, how they are found and kept in order
     packet_facts.h    entity tag and TTL
+    table_rows.h      rows of the database, on their way into the table
 
 An extension that only reads needs packet_table.h and the capsule, nothing of this.
 """
@@ -63,3 +64,18 @@ cdef extern from "packet_table.h" nogil:
     const pt_block *pt_next(const pt_table *table, uint32_t *cursor)
     void pt_walk_begin(pt_table *table)
     const pt_block *pt_walk_next(pt_table *table)
+
+
+cdef extern from "table_rows.h" nogil:
+    enum:
+        TR_SIZE_BYTES
+        TR_HEAD_BYTES
+
+    ctypedef struct tr_constants:
+        pass
+
+    void tr_prepare(tr_constants *constants)
+    size_t tr_pack(
+        const tr_constants *constants, const char *text, size_t length, uint8_t *pack, size_t *good
+    )
+    size_t tr_packed_bytes(const uint8_t *pack, size_t left)

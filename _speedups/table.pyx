@@ -16,6 +16,7 @@ from cpython.pycapsule cimport (
     PyCapsule_SetContext,
 )
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -27,10 +28,13 @@ from _speedups.table cimport (
     PT_DONE,
     PT_KEY_BYTES,
     PT_NO_MEMORY,
+    PT_NO_ROOM,
     PT_PAYLOAD_MAX,
     PT_RECORD_MAX,
     PT_RECORD_MIN,
     PT_TAG_BYTES,
+    TR_HEAD_BYTES,
+    TR_SIZE_BYTES,
     pt_begin,
     pt_block,
     pt_changes,
@@ -56,7 +60,14 @@ from _speedups.table cimport (
     pt_waits,
     pt_walk_begin,
     pt_walk_next,
+    tr_constants,
+    tr_pack,
+    tr_packed_bytes,
+    tr_prepare,
 )
+
+cdef tr_constants CONSTANTS
+tr_prepare(&CONSTANTS)
 
 
 @cython.final
@@ -146,32 +157,59 @@ cdef class PacketTable:
 
     def put(self, bytes key not None, bytes record not None):
         """Insert or replace a record; it is used now. ValueError for sizes that cannot be."""
-        cdef pt_outcome outcome
         _check_key(key)
         _check_record(record)
         pt_lock(self._table)
-        outcome = pt_put(self._table, _octets(key), _octets(record), PyBytes_GET_SIZE(record))
-        pt_unlock(self._table)
-        if outcome == PT_NO_MEMORY:
-            raise MemoryError
+        self._changed(
+            pt_put(self._table, _octets(key), _octets(record), PyBytes_GET_SIZE(record))
+        )
 
-    def expect(self, bytes key not None):
-        """Hold a place for a packet on the disk, as the least recently used of all so far."""
-        cdef pt_outcome outcome
-        _check_key(key)
-        pt_lock(self._table)
-        outcome = pt_expect(self._table, _octets(key))
-        pt_unlock(self._table)
-        if outcome == PT_NO_MEMORY:
-            raise MemoryError
+    def expect(self, bytes keys not None):
+        """Hold places for packets on the disk, each as the least recently used of all so far."""
+        cdef Py_ssize_t at
+        if PyBytes_GET_SIZE(keys) % PT_KEY_BYTES != 0:
+            raise ValueError(f"a key has {PT_KEY_BYTES} bytes")
+        for at in range(0, PyBytes_GET_SIZE(keys), PT_KEY_BYTES):
+            pt_lock(self._table)
+            self._changed(pt_expect(self._table, _octets(keys) + at))
 
     def load(self, bytes key not None, bytes record not None):
         """Put a record from the disk in its place, or last in the order if none was held."""
-        cdef pt_outcome outcome
         _check_key(key)
         _check_record(record)
         pt_lock(self._table)
-        outcome = pt_load(self._table, _octets(key), _octets(record), PyBytes_GET_SIZE(record))
+        return self._changed(
+            pt_load(self._table, _octets(key), _octets(record), PyBytes_GET_SIZE(record))
+        )
+
+    def load_pack(self, bytes pack not None):
+        """Load many rows; return keys and records of those that have a record, or found no room."""
+        cdef:
+            const uint8_t *row = _octets(pack)
+            size_t left = PyBytes_GET_SIZE(pack)
+            size_t row_bytes
+            const uint8_t *key
+            pt_outcome outcome
+            list refused = []
+        _check_pack(row, left)
+        while left > 0:
+            row_bytes = tr_packed_bytes(row, left)
+            key = row + TR_SIZE_BYTES
+            pt_lock(self._table)
+            outcome = PT_NO_ROOM
+            if pt_peek(self._table, key) is NULL:
+                outcome = pt_load(self._table, key, row + TR_HEAD_BYTES, row_bytes - TR_HEAD_BYTES)
+            if not self._changed(outcome):
+                refused.append((
+                    PyBytes_FromStringAndSize(<const char *> key, PT_KEY_BYTES),
+                    (<const char *> row)[TR_HEAD_BYTES:row_bytes],
+                ))
+            row += row_bytes
+            left -= row_bytes
+        return refused
+
+    cdef bint _changed(self, pt_outcome outcome) except -1:
+        """Unlock the table after a change. False: there was no room for it."""
         pt_unlock(self._table)
         if outcome == PT_NO_MEMORY:
             raise MemoryError
@@ -260,6 +298,23 @@ cdef class PacketTable:
         return keys if start == PyBytes_AS_STRING(keys) else start[:end - start]
 
 
+def pack_rows(str rows not None):
+    """Decode rows of the database and leave out the spoiled ones; without the GIL.
+
+    Returns:
+        How many rows were good, and their pack.
+    """
+    cdef:
+        Py_ssize_t length
+        const char *text = PyUnicode_AsUTF8AndSize(rows, &length)
+        bytes pack = PyBytes_FromStringAndSize(NULL, length // 2)
+        uint8_t *start = <uint8_t *> PyBytes_AS_STRING(pack)
+        size_t packed, good
+    with nogil:
+        packed = tr_pack(&CONSTANTS, text, length, start, &good)
+    return good, pack[:packed]
+
+
 def lookup(PacketTable table not None, bytes key not None):
     """Look up as the front lane does, without the GIL; for tests.
 
@@ -311,6 +366,17 @@ cdef inline bytes _record(const pt_block *block):
 cdef int _check_key(bytes key) except -1:
     if PyBytes_GET_SIZE(key) != PT_KEY_BYTES:
         raise ValueError(f"a key has {PT_KEY_BYTES} bytes")
+    return 0
+
+
+cdef int _check_pack(const uint8_t *row, size_t left) except -1:
+    cdef size_t row_bytes
+    while left > 0:
+        row_bytes = tr_packed_bytes(row, left)
+        if row_bytes == 0:
+            raise ValueError("these are no packed rows")
+        row += row_bytes
+        left -= row_bytes
     return 0
 
 

@@ -16,6 +16,7 @@ from relay.store import records
 from relay.store.backlog import Backlog
 from relay.store.floors import Floor, FloorTable
 from relay.store.reader import Found, Piece
+from relay.store.records import unpack
 from relay.store.table import PacketTable
 
 SLACK_PACKETS: Final = 1024
@@ -102,20 +103,24 @@ class Memory:
         Packets that find no room are evicted from the disk, if `may_evict`; otherwise they
         stay there for the next start.
         """
-        for key in piece.expected:
-            self.table.expect(key)
-        for key, record in piece.packets:
-            if self.table.peek(key) is not None:
-                if self._is_news(key, record):
-                    self._replace(key, record)
-            elif self.floors and not self._is_news(key, record):
-                continue
-            elif not self.table.load(key, record):
-                if may_evict:
-                    self._note_eviction(key, record)
-                else:
-                    self.lost_evictions = True
+        self.table.expect(piece.expected)
+        # Whether a row is below a floor only Python knows; there are seldom floors so early.
+        rows = unpack(piece.pack) if self.floors else self.table.load_pack(piece.pack)
+        for key, record in rows:
+            self._take_over_row(key, record, may_evict=may_evict)
         self._on_change()
+
+    def _take_over_row(self, key: bytes, record: bytes, *, may_evict: bool) -> None:
+        if self.table.peek(key) is not None:
+            if self._is_news(key, record):
+                self._replace(key, record)
+        elif self.floors and not self._is_news(key, record):
+            pass
+        elif not self.table.load(key, record):
+            if may_evict:
+                self._note_eviction(key, record)
+            else:
+                self.lost_evictions = True
 
     def evict(self, count: int) -> None:
         """Evict packets until the table is at its capacity, at most `count`."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay import _kernels
 from relay.pkarr.packet import PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN
-from relay.store.records import KEY_BYTES
+from relay.store.records import KEY_BYTES, unpack
 
 _EXPECTED: Final = b""
 """Holds the place of a packet that is on the disk and not loaded yet; no record is empty."""
@@ -72,13 +72,20 @@ class PurePacketTable:
         self._entries[key] = record
         self._entries.move_to_end(key)
 
-    def expect(self, key: bytes) -> None:
-        """Hold a place for a packet on the disk, as the least recently used of all so far."""
-        _check(key)
-        if key not in self._entries and len(self._entries) < self.capacity:
-            self._entries[key] = _EXPECTED
-            self._entries.move_to_end(key, last=False)
-            self._expected += 1
+    def expect(self, keys: bytes) -> None:
+        """Hold places for packets on the disk, each as the least recently used of all so far.
+
+        Args:
+            keys: one or many, one after the other, the most recently used one first.
+        """
+        if len(keys) % KEY_BYTES:
+            raise ValueError(f"a key has {KEY_BYTES} bytes")
+        for at in range(0, len(keys), KEY_BYTES):
+            key = keys[at : at + KEY_BYTES]
+            if key not in self._entries and len(self._entries) < self.capacity:
+                self._entries[key] = _EXPECTED
+                self._entries.move_to_end(key, last=False)
+                self._expected += 1
 
     def load(self, key: bytes, record: bytes) -> bool:
         """Put a record from the disk in its place, or last in the order if none was held.
@@ -99,6 +106,19 @@ class PurePacketTable:
             self._entries[key] = record
             self._expected -= 1
         return True
+
+    def load_pack(self, pack: bytes) -> list[tuple[bytes, bytes]]:
+        """Load many rows, as `relay.store.records.pack_rows` gives them, in their order.
+
+        Returns:
+            Key and record of each row that was not taken: the key has a record already, or
+            was not expected and found no room.
+        """
+        return [
+            (key, record)
+            for key, record in list(unpack(pack))
+            if self.peek(key) is not None or not self.load(key, record)
+        ]
 
     def forget_expected(self) -> None:
         """Give up the places of packets that the disk did not deliver."""
@@ -150,17 +170,19 @@ class PurePacketTable:
         return b"".join(reversed(list(islice(there, count))))
 
 
-def _check(key: bytes, record: bytes | None = None) -> None:
+def _check(key: bytes, record: bytes) -> None:
     if len(key) != KEY_BYTES:
         raise ValueError(f"a key has {KEY_BYTES} bytes")
-    if record is not None and not _RECORD_BYTES_MIN <= len(record) <= _RECORD_BYTES_MAX:
+    if not _RECORD_BYTES_MIN <= len(record) <= _RECORD_BYTES_MAX:
         raise ValueError(f"a record has {_RECORD_BYTES_MIN} to {_RECORD_BYTES_MAX} bytes")
 
 
 if TYPE_CHECKING or _kernels.IMPLEMENTATION == "pure":
+    from relay.store.records import pack_rows
+
     PacketTable = PurePacketTable
 else:
-    from relay._speedups.table import PacketTable
+    from relay._speedups.table import PacketTable, pack_rows
 
 
-__all__ = ["PacketTable", "PurePacketTable"]
+__all__ = ["PacketTable", "PurePacketTable", "pack_rows"]

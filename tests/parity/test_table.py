@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import pytest
 from hypothesis import example, given
@@ -20,6 +21,7 @@ from relay.http.responses import entity_tag
 from relay.pkarr import dns_build
 from relay.pkarr.dns import min_answer_ttl_s
 from relay.pkarr.keys import Keypair
+from relay.store import records
 from relay.store.table import PurePacketTable
 from tests.support.chance import seeded
 
@@ -111,14 +113,17 @@ def test_a_walk_delivers_what_is_used_meanwhile_later() -> None:
 @pytest.mark.parametrize("table", [PurePacketTable(1), compiled.PacketTable(1)])
 def test_refusals_agree(table: PurePacketTable | compiled.PacketTable) -> None:
     for key in (b"", bytes(31), bytes(33)):
-        for take in (table.expect, lambda key: table.put(key, bytes(80))):
-            with pytest.raises(ValueError, match=r"^a key has 32 bytes$"):
-                take(key)
+        with pytest.raises(ValueError, match=r"^a key has 32 bytes$"):
+            table.put(key, bytes(80))
+        with pytest.raises(ValueError, match=r"^a key has 32 bytes$"):
+            table.expect(key or bytes(1))
         assert (table.get(key), table.peek(key), key in table) == (None, None, False)
     for size in (0, 79, 1081):
         for method in (table.put, table.load):
             with pytest.raises(ValueError, match=r"^a record has 80 to 1080 bytes$"):
                 method(KEY, bytes(size))
+        with pytest.raises(ValueError, match=r"^these are no packed rows$"):
+            table.load_pack(records.packed(KEY, bytes(80)) + records.packed(KEY, bytes(size)))
     with pytest.raises(ValueError, match=r"^a piece has at least one key$"):
         table.walk(0)
     assert table.records() == {}
@@ -165,6 +170,36 @@ def test_bytes_that_are_no_dns_message_have_a_tag_too(payload: bytes) -> None:
     assert seen is not None
     assert seen[0] == payload
     assert b'"%b"' % seen[4].hex().encode() == entity_tag(payload)
+
+
+def as_row(key: bytes, record: bytes) -> str:
+    """Return what `records.ROW_AS_HEX` gives."""
+    return f"{crc32(key + record):08x}{key.hex().upper()}{record[:8].hex()}{record[8:].hex()}"
+
+
+def spoiled(row: str, at: int, character: str) -> str:
+    return row[: at % len(row)] + character + row[at % len(row) + 1 :]
+
+
+rows = st.builds(as_row, st.binary(min_size=32, max_size=32), st.binary(min_size=80, max_size=120))
+any_rows = st.one_of(
+    rows,
+    st.builds(spoiled, rows, st.integers(0), st.sampled_from("0aF gG:@/`\0\u0130\n")),
+    st.builds(lambda row, count: row[:count], rows, st.integers(0, 300)),
+    st.builds(as_row, st.just(KEY), st.integers(70, 90).map(bytes)),
+    st.builds(as_row, st.just(KEY), st.integers(1075, 1085).map(bytes)),
+    st.text("0123456789abcdefABCDEF", max_size=300),
+    st.text(max_size=9),
+)
+
+
+@given(st.lists(any_rows, max_size=5))
+@example([as_row(KEY, bytes(range(72, 152))), as_row(KEY, bytes(1080)), ""])
+def test_rows_are_packed_alike(pieces: list[str]) -> None:
+    text = " ".join(pieces)
+    good, pack = compiled.pack_rows(text)
+    assert (good, pack) == records.pack_rows(text)
+    assert len(list(records.unpack(pack))) == good
 
 
 def test_facts_follow_the_packet() -> None:

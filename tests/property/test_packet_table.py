@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from relay.store.records import KEY_BYTES
+from relay.store.records import KEY_BYTES, packed
 from relay.store.table import PacketTable, PurePacketTable
 
 keys = st.integers(0, 9).map(lambda number: b"%032d" % number)
@@ -63,11 +63,12 @@ class TableMachine(RuleBasedStateMachine):
         assert self.table.peek(key) == (None if entry is None else entry[1])
         assert (key in self.table) == (self.table.peek(key) is not None)
 
-    @rule(key=keys)
-    def expect(self, key: bytes) -> None:
-        self.table.expect(key)
-        if self.held(key) is None and len(self.order) < self.table.capacity:
-            self.order.insert(0, (key, None))
+    @rule(run=st.lists(keys, max_size=4))
+    def expect(self, run: list[bytes]) -> None:
+        self.table.expect(b"".join(run))
+        for key in run:
+            if self.held(key) is None and len(self.order) < self.table.capacity:
+                self.order.insert(0, (key, None))
 
     @rule(key=keys, record=records)
     def load(self, key: bytes, record: bytes) -> None:
@@ -81,6 +82,19 @@ class TableMachine(RuleBasedStateMachine):
             assert self.table.load(key, record) == room
             if room:
                 self.order.insert(0, (key, record))
+
+    @rule(rows=st.lists(st.tuples(keys, records), max_size=4))
+    def load_pack(self, rows: list[tuple[bytes, bytes]]) -> None:
+        refused = []
+        for key, record in rows:
+            entry = self.held(key)
+            if entry is not None and entry[1] is None:
+                self.order[self.order.index(entry)] = (key, record)
+            elif entry is None and len(self.order) < self.table.capacity:
+                self.order.insert(0, (key, record))
+            else:
+                refused.append((key, record))
+        assert self.table.load_pack(b"".join(packed(*row) for row in rows)) == refused
 
     @rule()
     def forget_expected(self) -> None:

@@ -28,6 +28,10 @@ def disk(*seen_packets) -> dict[bytes, bytes]:
     return {seen.packet.public_key.octets: records.encode(seen) for seen in seen_packets}
 
 
+def piece(rows: dict[bytes, bytes]) -> Piece:
+    return Piece(pack=b"".join(records.packed(*row) for row in rows.items()))
+
+
 def key(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
@@ -98,7 +102,7 @@ def test_packets_from_the_disk_never_downgrade_memory(packet):
         if deliver == world.memory.adopt:
             deliver(Found(packets=found))
         else:
-            deliver(Piece(packets=list(found.items())), may_evict=True)
+            deliver(piece(found), may_evict=True)
     assert world.memory.get(newer.packet.public_key) == packet(1, 7)
     assert world.memory.get(older.packet.public_key) == packet(2, 5)
     assert {key(3), key(4)} < set(world.memory.table.keys())
@@ -112,7 +116,7 @@ def test_what_was_evicted_does_not_come_back_from_the_disk(packet):
     world.memory.evict(1)
     stale = disk(packet(1, 5))
     world.memory.adopt(Found(packets=stale))
-    world.memory.take_over(Piece(packets=list(stale.items())), may_evict=True)
+    world.memory.take_over(piece(stale), may_evict=True)
     assert world.memory.table.keys() == [key(2)]
     assert world.memory.floors.unsaved == 1
 
@@ -128,11 +132,11 @@ def test_a_floor_from_the_disk_is_kept(packet):
 def test_a_smaller_capacity_evicts_from_the_disk(packet):
     world = World(2)
     pieces = [
-        Piece(expected=[key(3), key(1), key(2)]),
-        Piece(packets=list(disk(packet(2, 7), packet(1), packet(3)).items())),
+        Piece(expected=key(3) + key(1) + key(2)),
+        piece(disk(packet(2, 7), packet(1), packet(3))),
     ]
-    for piece in pieces:
-        world.memory.take_over(piece, may_evict=True)
+    for entry in pieces:
+        world.memory.take_over(entry, may_evict=True)
     assert world.memory.table.keys() == [key(3), key(1)]
     assert world.memory.floors.to_save(9) == {key(2): Floor(7, NOW_US)}
     assert not world.memory.lost_evictions
@@ -140,8 +144,7 @@ def test_a_smaller_capacity_evicts_from_the_disk(packet):
 
 def test_a_disk_that_cannot_be_written_keeps_what_finds_no_room(packet):
     world = World(1)
-    rows = list(disk(packet(2), packet(1)).items())
-    world.memory.take_over(Piece(packets=rows), may_evict=False)
+    world.memory.take_over(piece(disk(packet(2), packet(1))), may_evict=False)
     assert world.memory.table.keys() == [key(2)]
     assert world.memory.lost_evictions
     assert world.memory.floors.unsaved == 0

@@ -40,13 +40,17 @@ def key(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
 
+def keys_of(octets: bytes) -> list[bytes]:
+    return [octets[at : at + 32] for at in range(0, len(octets), 32)]
+
+
 def loaded(reader: PacketReader) -> tuple[list[bytes], dict[bytes, bytes]]:
     """Return the expected keys in their order, and all packets."""
     expected: list[bytes] = []
     found: dict[bytes, bytes] = {}
     for piece in reader.load():
-        expected.extend(piece.expected)
-        found.update(piece.packets)
+        expected.extend(keys_of(piece.expected))
+        found.update(records.unpack(piece.pack))
     return expected, found
 
 
@@ -205,7 +209,8 @@ def test_the_load_gives_later_packets_then_the_order_of_use_then_the_rest(cache,
     for number in (4, 5):
         cache.commit(Changes(records={key(number): record(number)}), NOW_US)
     pieces = [
-        (list(piece.expected), [entry[0] for entry in piece.packets]) for piece in reader.load()
+        (keys_of(piece.expected), [key for key, _ in records.unpack(piece.pack)])
+        for piece in reader.load()
     ]
     assert pieces == [
         ([], [key(5), key(4)]),

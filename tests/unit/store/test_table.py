@@ -2,6 +2,7 @@
 
 import pytest
 
+from relay.store.records import packed
 from relay.store.table import PacketTable
 
 A, B, NEW, RECENT, OLDER, GONE, OTHER = (bytes([number]) * 32 for number in range(7))
@@ -98,12 +99,18 @@ def test_the_count_of_changes_tells_whether_the_order_of_use_may_have_changed():
 def test_what_cannot_be_a_key_or_a_record_is_not_taken():
     table = filled(2, A)
     for key in (b"", bytes(31), bytes(33)):
-        for take in (table.expect, lambda key: table.put(key, record(A))):
-            with pytest.raises(ValueError, match=r"^a key has 32 bytes$"):
-                take(key)
+        with pytest.raises(ValueError, match=r"^a key has 32 bytes$"):
+            table.put(key, record(A))
         assert (table.get(key), table.peek(key), key in table) == (None, None, False)
     for size in (0, 79, 1081):
         for method in (table.put, table.load):
             with pytest.raises(ValueError, match=r"^a record has 80 to 1080 bytes$"):
                 method(B, bytes(size))
+    with pytest.raises(ValueError, match=r"^a key has 32 bytes$"):
+        table.expect(B + bytes(31))
+    pack = packed(B, record(B))
+    for size in (0, 79, 1081):
+        for spoiled in (pack[:-1], pack + pack[:33], pack + packed(OTHER, bytes(size))):
+            with pytest.raises(ValueError, match=r"^these are no packed rows$"):
+                table.load_pack(spoiled)
     assert table.records() == {A: record(A)}
