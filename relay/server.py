@@ -230,6 +230,7 @@ async def running(config: Config) -> AsyncIterator[Relay]:
             facts=facts,
             troubles=lambda: {"cache": store.health().reason, "dht": _dht_trouble(driver)},
         )
+        await rooms.enter_async_context(_background(service.run))
         limits = HttpLimits(config.rate_limiter, trusted_proxies=config.http.trusted_proxies)
         app = create_app(service, wall_clock_us=wall_clock_us, limits=limits)
         yield Relay(app=app, rules=limits.rules, service=service, store=store, driver=driver)

@@ -19,7 +19,7 @@ from relay.errors import (
     InvalidItemError,
     LookupFailedError,
     NotMostRecentError,
-    RelayError,
+    PublishTimedOutError,
     TimestampRangeError,
 )
 from relay.pkarr.keys import PublicKey
@@ -28,6 +28,9 @@ from relay.pkarr.policy import ResolvePolicy
 
 SEQ_MAX: Final = 2**63 - 1
 """BEP 44 sequence numbers have a sign, Pkarr timestamps have none (protocol.md, trap 3)."""
+
+OUTLIVING_MAX: Final = 1024
+"""With more publishes than this at once a new one ends with its client."""
 
 Spend = Callable[[], None]
 """Takes one unit of the client's DHT quota; raises `DhtQuotaError` when there is none left."""
@@ -95,16 +98,32 @@ class Health:
 
 @dataclass(slots=True)
 class _Flight:
-    """A publish under way. `stored` is its result; None with `done` set means it failed."""
+    """A publish under way. When `done` is set it has a `stored` or an `error`, or was given up."""
 
     packet: SignedPacket
     done: trio.Event = field(default_factory=trio.Event)
     stored: int | None = None
-    error: RelayError | None = None
+    error: Exception | None = None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it came to nothing, because its client left or the relay ends."""
+        return self.stored is None and self.error is None
+
+    def result(self) -> int:
+        """Return how many nodes stored it, or raise what it failed of."""
+        if self.error is not None:
+            raise self.error
+        if self.stored is None:
+            raise PublishTimedOutError
+        return self.stored
 
 
 class RelayService:
     """Resolves and publishes signed packets; the only place where their policy is written.
+
+    Keep `run` running: then what is stored on the DHT is in the cache, too, even if the client
+    leaves in between.
 
     Args:
         cache: where packets are kept; its update rule never downgrades.
@@ -140,8 +159,19 @@ class RelayService:
         self._troubles = troubles
         self.serving = True
         self._flights: dict[PublicKey, _Flight] = {}
+        self._nursery: trio.Nursery | None = None
         self.counters: Counter[str] = Counter()
         dht.on_packet = self._remember
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Bring publishes to their end, whether or not their clients wait, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     async def resolve(
         self, key: PublicKey, policy: ResolvePolicy, *, spend: Spend
@@ -178,7 +208,8 @@ class RelayService:
         """Store `packet` on the DHT, then durably in the cache.
 
         Two publishes of one key never overlap in the DHT: the identical packet joins
-        the one under way, any other waits for its turn and is then judged anew.
+        the one under way, any other waits for its turn and is then judged anew. Cancelled,
+        it goes on behind: by then some nodes may have the packet.
 
         Returns:
             How many remote DHT nodes acknowledged it, at least 1.
@@ -196,21 +227,16 @@ class RelayService:
         key = packet.public_key
         while (other := self._flights.get(key)) is not None:
             await other.done.wait()
-            if other.packet == packet and other.error is not None:
-                raise other.error
-            if other.packet == packet and other.stored is not None:
-                return other.stored
+            if other.packet == packet and not other.given_up:
+                return other.result()
             await self._refuse_older(packet)
         flight = self._flights[key] = _Flight(packet)
-        try:
-            flight.stored = await self._publish_alone(packet)
-        except RelayError as error:
-            flight.error = error
-            raise
-        finally:  # also when the client hung up: whoever waits goes on by itself
-            del self._flights[key]
-            flight.done.set()
-        return flight.stored
+        if self._nursery is None or len(self._flights) > OUTLIVING_MAX:
+            await self._fly(flight)
+        else:
+            self._nursery.start_soon(self._fly, flight)
+            await flight.done.wait()
+        return flight.result()
 
     def health(self) -> Health:
         """Return what works just now; costs nothing, asks nobody."""
@@ -220,11 +246,19 @@ class RelayService:
         """Return every figure of the relay, ready for JSON; see `relay.http` for the page."""
         return {**self._facts(), "resolve": dict(self.counters)}
 
-    async def _publish_alone(self, packet: SignedPacket) -> int:
-        stored = await self._dht.publish(packet)
-        await self._cache.put_if_newer(self._seen_now(packet))
-        self.counters["published"] += 1
-        return stored
+    async def _fly(self, flight: _Flight) -> None:
+        """Publish; whatever goes wrong is the flight's."""
+        packet = flight.packet
+        try:
+            stored = await self._dht.publish(packet)
+            await self._cache.put_if_newer(self._seen_now(packet))
+            self.counters["published"] += 1
+            flight.stored = stored
+        except Exception as error:
+            flight.error = error
+        finally:  # also when it is cancelled: whoever waits goes on by itself
+            del self._flights[packet.public_key]
+            flight.done.set()
 
     async def _refuse_older(self, packet: SignedPacket) -> None:
         cached = await self._cache.get(packet.public_key)

@@ -549,6 +549,23 @@ async def test_a_client_that_hangs_up_cancels_its_request(world: FrontWorld) -> 
         await until(lambda: world.counters.connections_open == 0)
 
 
+@pytest.mark.parametrize("lane", [True, False])
+async def test_a_put_outlives_its_client(
+    world: FrontWorld, nursery: trio.Nursery, lane: bool
+) -> None:
+    """What may be on DHT nodes by now is to be in the cache, too."""
+    await nursery.start(world.service.run)
+    world.dht.gate = trio.Event()
+    async with world.serving(lane=lane) as port:
+        async with connected(port) as client:
+            await client.send(PUT)
+            await until(lambda: world.dht.waiting == 1)
+        await until(lambda: world.counters.connections_open == 0)
+        world.dht.gate.set()
+        await until(lambda: world.service.counters["published"] == 1)
+        assert [record[8:] for record in world.cache.table.records().values()] == [PACKET.payload]
+
+
 # ---- The end ----
 
 

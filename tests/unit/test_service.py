@@ -7,6 +7,7 @@ import pytest
 import trio
 import trio.testing
 
+from relay import service as service_module
 from relay.errors import (
     DhtQuotaError,
     InvalidItemError,
@@ -16,7 +17,7 @@ from relay.errors import (
     PublishTimedOutError,
     TimestampRangeError,
 )
-from relay.pkarr.keys import PublicKey
+from relay.pkarr.keys import Keypair, PublicKey
 from relay.pkarr.packet import SeenPacket, SignedPacket
 from relay.pkarr.policy import ResolvePolicy
 from relay.service import RelayService, Resolved
@@ -324,3 +325,79 @@ async def test_a_waiter_takes_over_when_the_first_client_hangs_up(
     gate.set()
     await trio.testing.wait_all_tasks_blocked()
     assert (results, len(world.dht.published)) == ([8], 2)
+
+
+async def test_a_publish_goes_on_when_its_client_hangs_up(
+    world: World, nursery: trio.Nursery
+) -> None:
+    """What is stored on the DHT is then in the cache; who comes meanwhile joins it."""
+    await nursery.start(world.service.run)
+    gate = world.dht.gate = trio.Event()
+    results: list[int] = []
+
+    async def put() -> None:
+        results.append(await world.publish(NEW))
+
+    async with trio.open_nursery() as client:
+        client.start_soon(world.publish, NEW)
+        await trio.testing.wait_all_tasks_blocked()
+        client.cancel_scope.cancel()
+    nursery.start_soon(put)
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.cache.stored == {}
+    gate.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert (results, world.dht.published) == ([8], [NEW])
+    assert world.cache.stored[KEY].packet == NEW
+    assert world.service.counters["published"] == 1
+
+
+async def test_nothing_that_goes_wrong_behind_ends_the_relay(
+    world: World, nursery: trio.Nursery
+) -> None:
+    await nursery.start(world.service.run)
+    for error in (PublishTimedOutError(), OSError("a fault of ours")):
+        world.dht.error = error
+        with pytest.raises(type(error)):
+            await world.publish(NEW)
+    world.dht.error = None
+    assert await world.publish(NEW) == 8
+
+
+async def test_the_end_of_the_relay_is_that_of_its_publishes(
+    world: World, nursery: trio.Nursery
+) -> None:
+    world.dht.gate = trio.Event()
+    async with trio.open_nursery() as rooms:
+        await rooms.start(world.service.run)
+        outcomes: list[str] = []
+
+        async def put() -> None:
+            try:
+                await world.publish(NEW)
+            except PublishTimedOutError:
+                outcomes.append("timed out")
+
+        nursery.start_soon(put)
+        await trio.testing.wait_all_tasks_blocked()
+        rooms.cancel_scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert outcomes == ["timed out"]
+    assert world.cache.stored == {}
+
+
+async def test_publishes_that_outlive_their_clients_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, world: World, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr(service_module, "OUTLIVING_MAX", 1)
+    await nursery.start(world.service.run)
+    gate = world.dht.gate = trio.Event()
+    other = replace(NEW, public_key=Keypair.from_seed(bytes(32)).public_key)
+    async with trio.open_nursery() as client:
+        for item in (NEW, other):
+            client.start_soon(world.publish, item)
+            await trio.testing.wait_all_tasks_blocked()
+        client.cancel_scope.cancel()
+    gate.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert list(world.cache.stored) == [KEY]
