@@ -21,7 +21,7 @@ sources = sorted(FOLDER.glob("*.pyx"))
 generated = [source.with_suffix(".c") for source in sources]
 headers = sorted([*FOLDER.glob("*.h"), *FOLDER.glob("*.pxd")])
 
-SHARED_HEADERS = sorted(FOLDER.glob("packet_*.h"))
+SHARED_HEADERS = sorted([*FOLDER.glob("packet_*.h"), FOLDER / "siphash.h"])
 """What two extensions lay out memory by; each tells the other which text it was made from."""
 layout = hashlib.sha256(b"".join(path.read_bytes() for path in SHARED_HEADERS)).hexdigest()[:16]
 
@@ -31,7 +31,10 @@ extensions = [
         [source.as_posix()],
         define_macros=[("PT_LAYOUT", f'"{layout}"')],
         depends=[path.as_posix() for path in headers],
-        extra_compile_args=["-O1", "-g", "-UNDEBUG", *SANITIZERS] if DEBUG else ["-O3", "-DNDEBUG"],
+        extra_compile_args=[
+            *(["-O1", "-g", "-UNDEBUG", *SANITIZERS] if DEBUG else ["-O3", "-DNDEBUG"]),
+            "-ffp-contract=off",  # numbers are those that Python would compute
+        ],
         extra_link_args=SANITIZERS if DEBUG else [],
     )
     for source in sources

@@ -28,6 +28,7 @@
 #include <sys/mman.h>
 
 #include "packet_facts.h" /* PT_TAG_BYTES, and how to read numbers */
+#include "siphash.h"
 
 #define PT_KEY_BYTES 32
 #define PT_SEEN_BYTES 8 /* a record is the time it was last seen, and the payload */
@@ -100,38 +101,9 @@ static inline pt_block *pt_at(const pt_table *table, uint32_t handle)
 
 /* ---- Finding ---- */
 
-static inline void pt_sip_round(uint64_t v[4])
-{
-    v[0] += v[1];
-    v[2] += v[3];
-    v[1] = pt_rotate_right(v[1], 51) ^ v[0];
-    v[3] = pt_rotate_right(v[3], 48) ^ v[2];
-    v[0] = pt_rotate_right(v[0], 32);
-    v[2] += v[1];
-    v[0] += v[3];
-    v[1] = pt_rotate_right(v[1], 47) ^ v[2];
-    v[3] = pt_rotate_right(v[3], 43) ^ v[0];
-    v[2] = pt_rotate_right(v[2], 32);
-}
-
-/* SipHash-1-3 (Aumasson and Bernstein, 2012), as hash tables elsewhere use it, of a key. */
 static inline uint64_t pt_hash(const uint64_t secret[2], const uint8_t *key)
 {
-    uint64_t v[4] = {
-        secret[0] ^ 0x736f6d6570736575, secret[1] ^ 0x646f72616e646f6d,
-        secret[0] ^ 0x6c7967656e657261, secret[1] ^ 0x7465646279746573,
-    };
-    for (int i = 0; i <= PT_KEY_BYTES / 8; i++) {
-        uint64_t word = i < PT_KEY_BYTES / 8 ? pt_load_64_little(key + 8 * i)
-                                             : (uint64_t)PT_KEY_BYTES << 56;
-        v[3] ^= word;
-        pt_sip_round(v);
-        v[0] ^= word;
-    }
-    v[2] ^= 0xff;
-    for (int i = 0; i < 3; i++)
-        pt_sip_round(v);
-    return v[0] ^ v[1] ^ v[2] ^ v[3];
+    return sh_hash(secret, key, PT_KEY_BYTES, 1, 3);
 }
 
 static inline uint32_t *pt_bucket(const pt_table *table, const uint8_t *key)

@@ -26,7 +26,7 @@ def _choose() -> Literal["compiled", "pure"]:
         return "pure"
     try:
         # Also those that other modules drive: a half-built extension is a missing one.
-        for name in ("bencode", "ed25519", "xor", "table", "front"):
+        for name in ("bencode", "ed25519", "xor", "dht", "table", "front", "datagrams"):
             importlib.import_module(f"relay._speedups.{name}")
     except ImportError as error:
         logging.getLogger("relay.kernels").warning(
@@ -48,8 +48,15 @@ if TYPE_CHECKING or IMPLEMENTATION == "pure":
         decode_prefix,
         encode,
     )
+    from relay._pure.dht import (
+        BudgetCells,
+        IdTable,
+        RateCells,
+        RecordTable,
+        siphash,
+    )
     from relay._pure.ed25519 import is_point, verify, verify_batch
-    from relay._pure.xor import ID_BYTES, IdTable, bucket_index, distance
+    from relay._pure.xor import ID_BYTES, bucket_index, distance
 else:
     from relay._speedups.bencode import (
         DEPTH_MAX,
@@ -59,8 +66,15 @@ else:
         decode_prefix,
         encode,
     )
+    from relay._speedups.dht import (
+        BudgetCells,
+        IdTable,
+        RateCells,
+        RecordTable,
+        siphash,
+    )
     from relay._speedups.ed25519 import is_point, verify, verify_batch
-    from relay._speedups.xor import ID_BYTES, IdTable, bucket_index, distance
+    from relay._speedups.xor import ID_BYTES, bucket_index, distance
 
 
 __all__ = [
@@ -70,7 +84,10 @@ __all__ = [
     "ID_BYTES",
     "IMPLEMENTATION",
     "BencodeError",
+    "BudgetCells",
     "IdTable",
+    "RateCells",
+    "RecordTable",
     "Value",
     "bucket_index",
     "decode",
@@ -78,6 +95,7 @@ __all__ = [
     "distance",
     "encode",
     "is_point",
+    "siphash",
     "verify",
     "verify_batch",
 ]

@@ -265,13 +265,11 @@ def _open_driver(config: Config, store: PacketStore) -> DhtDriver:
 
 def _query_filter(config: RateLimiterConfig | None) -> Callable[[str, float], bool] | None:
     """Return the configured limit on DHT queries by source; local networks are free of it."""
-    from relay.dht.node_id import is_exempt
-    from relay.gcra import Gcra
+    from relay.dht.budget import QueryLimit
 
     if config is None or config.dht is None:
         return None
-    limiter = Gcra(config.dht.interval_s, config.dht.burst)
-    return lambda ip, now: is_exempt(ip) or limiter.check(ip, now).allowed
+    return QueryLimit(config.dht.interval_s, config.dht.burst)
 
 
 def _dht_facts(driver: DhtDriver) -> dict[str, object]:

@@ -22,12 +22,14 @@ Source: issue 3, section 4. Sans-IO: callers pass `now`, in monotonic seconds, n
 """
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
-from hashlib import blake2s
 from typing import Final
 
+from relay._kernels import BudgetCells, RateCells, siphash
 from relay.dht.node_id import Address, ip_octets, is_exempt
+from relay.dht.tokens import derive_key
+from relay.gcra import KEYS_MAX
 
 CELLS: Final = 65_536
 """Cells of a table; the three tables of a node take 3.5 MB once public addresses appear."""
@@ -39,7 +41,7 @@ CREDIT_RATIO: Final = 2.0
 """Reply bytes earned by each byte received, beside what time earns."""
 
 _ROUNDING: Final = 1e-6
-"""Packets or seconds that sums of many fractions may be off; nobody waits for so little."""
+"""Seconds that sums of many fractions may be off; nobody waits for so little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,15 @@ class SourceBudgets:
     """
 
     def __init__(self, secret: bytes, cells: int = CELLS) -> None:
-        self._cell_of = _CellHash(secret, b"budget", cells)
-        self._cells = cells
+        self.cells: Final = BudgetCells(
+            derive_key(secret, b"budget"),
+            cells,
+            unproven=astuple(UNPROVEN),
+            proven=astuple(PROVEN),
+            credit_ratio=CREDIT_RATIO,
+            proof_lasts_s=PROOF_LASTS_S,
+        )
+        """The table, which the datagram lane counts in, too; it knows of no exemptions."""
 
     def admit(self, source: Address, bytes_in: int, now: float) -> bool:
         """Count a query that came from `source`; False if it is beyond the budget: drop it.
@@ -95,15 +104,8 @@ class SourceBudgets:
             bytes_in: its payload.
             now: monotonic seconds.
         """
-        if is_exempt(source[0]):
-            return True
-        cell, spent, allowance = self._find(source, now)
-        lead = max(spent.packets[cell] - now, 0.0)
-        if lead * allowance.packets_per_s + 1.0 > allowance.packets_burst + _ROUNDING:
-            return False
-        spent.packets[cell] = now + lead + 1.0 / allowance.packets_per_s
-        spent.bytes[cell] -= bytes_in * CREDIT_RATIO / allowance.bytes_per_s
-        return True
+        ip = source[0]
+        return is_exempt(ip) or self.cells.admit(ip_octets(ip), bytes_in, now)
 
     def charge_reply(self, source: Address, bytes_out: int, now: float) -> bool:
         """Count a reply to `source`; False if it is beyond the budget: do not send it.
@@ -113,46 +115,38 @@ class SourceBudgets:
             bytes_out: its payload.
             now: monotonic seconds.
         """
-        if is_exempt(source[0]):
-            return True
-        cell, spent, allowance = self._find(source, now)
-        lead = max(spent.bytes[cell] - now, 0.0)
-        if lead * allowance.bytes_per_s + bytes_out > allowance.bytes_burst:
-            return False
-        spent.bytes[cell] = now + lead + bytes_out / allowance.bytes_per_s
-        return True
+        ip = source[0]
+        return is_exempt(ip) or self.cells.charge(ip_octets(ip), bytes_out, now)
 
     def prove(self, source: Address, now: float) -> None:
         """Note that `source` receives what we send it: it showed a token or answered a query.
 
         Of two addresses in one cell the later proof counts.
         """
-        if is_exempt(source[0]):
-            return
-        cell = self._cell_of(source[0])
-        number = int.from_bytes(ip_octets(source[0]), "big")
-        self._proofs.ips[cell] = number
-        self._proofs.until[cell] = now + PROOF_LASTS_S
+        if not is_exempt(source[0]):
+            self.cells.prove(ip_octets(source[0]), now)
 
-    def _find(self, source: Address, now: float) -> "tuple[int, _Spent, Allowance]":
-        """The cell of a source, and which of the two budgets in it is the source's."""
-        cell = self._cell_of(source[0])
-        proofs = self._proofs
-        if now < proofs.until[cell]:
-            number = int.from_bytes(ip_octets(source[0]), "big")
-            if proofs.ips[cell] == number:
-                return cell, proofs.spent, PROVEN
-        return cell, self._strangers, UNPROVEN
 
-    # Made on first use: a node on a test network never needs them.
+class QueryLimit:
+    """The configured limit on queries by source address; exempt ones are free of it.
 
-    @cached_property
-    def _strangers(self) -> "_Spent":
-        return _Spent(self._cells)
+    Called with a source's IP address and `now`, it counts a query and tells whether to serve it.
 
-    @cached_property
-    def _proofs(self) -> "_Proofs":
-        return _Proofs(self._cells)
+    Args:
+        interval_s: until one query comes back, seconds (see `relay.gcra`).
+        burst: queries of an address that has been away, 1 to 2**32 - 1.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(self, interval_s: float, burst: int) -> None:
+        self.cells: Final = RateCells(interval_s, burst, KEYS_MAX)
+        """The table, which the datagram lane counts in, too; it knows of no exemptions."""
+
+    def __call__(self, ip: str, now: float) -> bool:
+        """Count a query from `ip`; False: do not answer it."""
+        return is_exempt(ip) or self.cells.check(ip_octets(ip), now)
 
 
 class Pacer:
@@ -205,15 +199,14 @@ class Pacer:
     @cached_property
     def _due(self) -> "array[float]":
         """By cell: when the next packet would be due if there were no burst."""
-        return _zeros(self._cells)
+        return array("d", bytes(8 * self._cells))
 
 
 class _CellHash:
     """Hashes addresses to cells; remembers the last one, which is usually asked for again."""
 
-    def __init__(self, secret: bytes, person: bytes, cells: int) -> None:
-        self._secret = secret
-        self._person = person
+    def __init__(self, secret: bytes, purpose: bytes, cells: int) -> None:
+        self._key = derive_key(secret, purpose)
         self._cells = cells
         self._last = ("", 0)
 
@@ -221,35 +214,6 @@ class _CellHash:
         last_ip, cell = self._last
         if ip == last_ip:
             return cell
-        digest = blake2s(ip_octets(ip), digest_size=8, key=self._secret, person=self._person)
-        cell = int.from_bytes(digest.digest(), "big") % self._cells
+        cell = siphash(self._key, ip_octets(ip)) % self._cells
         self._last = (ip, cell)
         return cell
-
-
-class _Spent:
-    """Budgets of one kind, by cell: the time at which all that was spent will be earned back.
-
-    Times in the past mean an untouched budget. (This is GCRA, with time as the unit.)
-    """
-
-    __slots__ = ("bytes", "packets")
-
-    def __init__(self, cells: int) -> None:
-        self.packets = _zeros(cells)
-        self.bytes = _zeros(cells)
-
-
-class _Proofs:
-    """By cell: the last address that proved itself, how long that counts, and its budget."""
-
-    __slots__ = ("ips", "spent", "until")
-
-    def __init__(self, cells: int) -> None:
-        self.ips: array[int] = array("Q", bytes(8 * cells))
-        self.until = _zeros(cells)
-        self.spent = _Spent(cells)
-
-
-def _zeros(cells: int) -> "array[float]":
-    return array("d", bytes(8 * cells))

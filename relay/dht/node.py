@@ -20,8 +20,8 @@ from random import Random
 from typing import Final, Literal
 
 from relay._kernels import Value
-from relay.dht import krpc
-from relay.dht.budget import Pacer, SourceBudgets
+from relay.dht import krpc, native
+from relay.dht.budget import Pacer, QueryLimit, SourceBudgets
 from relay.dht.counters import NodeCounters
 from relay.dht.dispatcher import Dispatcher
 from relay.dht.estimate import LookupHistory
@@ -108,10 +108,12 @@ class DhtNode:
         self._public = PublicAddress(rng, public_ip)
         self._history = LookupHistory()
         self._budgets = SourceBudgets(secret)
-        stores = ItemStore(), PeerStore()
+        tokens, items, peers = TokenIssuer(secret), ItemStore(), PeerStore()
         self._responder = Responder(
-            self._table, TokenIssuer(secret), *stores, rng, on_proof=self._budgets.prove
+            self._table, tokens, items, peers, rng, on_proof=self._budgets.prove
         )
+        self.native_responder: Final = self._make_native(tokens, items, peers)
+        """Answers plain queries as we would, for the lane of our driver; None: nobody does."""
         self._dispatcher = Dispatcher(
             rng=rng,
             pacer=Pacer(secret),
@@ -326,6 +328,27 @@ class DhtNode:
         self.counters.replies_out += 1
         self._dispatcher.reply(reply, source)
         self._greet(query, source, now)
+
+    def _make_native(
+        self, tokens: TokenIssuer, items: ItemStore, peers: PeerStore
+    ) -> "native.Responder | None":
+        """A responder in C on our tables, unless a limit is set that it cannot keep."""
+        limit = self._query_filter
+        if native.Responder is None or not isinstance(limit, QueryLimit | None):
+            return None
+        return native.Responder(
+            identity=self._identity,
+            public=self._public,
+            counters=self.counters,
+            ids=self._table.ids,
+            values=items.immutable_records,
+            items=items.mutable_records,
+            swarms=peers.info_hashes,
+            budgets=self._budgets.cells,
+            limit=None if limit is None else limit.cells,
+            token_key=tokens.key,
+            greets_below=GREET_BELOW,
+        )
 
     def _greet(self, query: Query, source: Address, now: float) -> None:
         """Ask a newcomer for a sign of life, while we know few nodes.

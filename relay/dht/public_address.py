@@ -56,6 +56,11 @@ class PublicAddress:
             self._trial = (self.address, transaction_id)
         return krpc.encode(Query(transaction_id, b"ping", {b"id": own_id}, read_only=read_only))
 
+    @property
+    def trial_source(self) -> bytes:
+        """Where a ping of ours is waited for, in compact form; empty: none is."""
+        return b"" if self._trial is None else krpc.pack_address(self._trial[0])
+
     def confirm(self, query: Query, source: Address) -> bool:
         """Whether `query` is our own ping coming in; clears `firewalled` then."""
         if self._trial != (source, query.transaction_id) or query.method != b"ping":

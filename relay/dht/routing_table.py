@@ -37,16 +37,15 @@ _BUCKETS: Final = 160
 
 
 class _Entry:
-    """A node in the table, and how it is spelled in answers (`compact`).
+    """A node in the table.
 
     `slot` is its number in the table of identifiers, `network` its /24 unless it is exempt.
     """
 
-    __slots__ = ("bucket", "compact", "network", "node", "seen", "slot")
+    __slots__ = ("bucket", "network", "node", "seen", "slot")
 
     def __init__(self, node: NodeInfo, bucket: int, seen: float) -> None:
         self.node = node
-        self.compact = krpc.pack_nodes((node,))
         self.bucket = bucket
         self.seen = seen
         self.slot = -1
@@ -70,6 +69,8 @@ class RoutingTable:
 
     def __init__(self, own_id: bytes, k: int = K) -> None:
         self._k = k
+        self.ids: Final = IdTable(k * _BUCKETS)
+        """Compact node info by slot: the part that the datagram lane reads, too."""
         self._clear(own_id)
 
     @property
@@ -98,15 +99,11 @@ class RoutingTable:
             ValueError: `target` is not 20 bytes long.
         """
         by_slot = self._by_slot
-        return [by_slot[slot].node for slot in self._ids.closest(target, count)]
+        return [by_slot[slot].node for slot in self.ids.closest(target, count)]
 
     def closest_compact(self, target: bytes, count: int = K) -> bytes:
-        """Return `closest` as compact node info, 26 bytes each (`krpc.pack_nodes`).
-
-        The spelling of a node is kept, because every `find_node` and `get` asks for twenty.
-        """
-        by_slot = self._by_slot
-        return b"".join([by_slot[slot].compact for slot in self._ids.closest(target, count)])
+        """Return `closest` as compact node info, 26 bytes each (`krpc.pack_nodes`)."""
+        return self.ids.closest_compact(target, count)
 
     def add(self, node: NodeInfo, now: float) -> bool:
         """Enter a node that has just answered us, or note that a known one has.
@@ -170,11 +167,10 @@ class RoutingTable:
             self._touch(entry, entry.seen)
 
     def _clear(self, own_id: bytes) -> None:
-        capacity = self._k * _BUCKETS
         self._own_id = own_id
-        self._ids = IdTable(capacity)
+        self.ids.clear_all()
         self._by_slot: dict[int, _Entry] = {}
-        self._free_slots = list(range(capacity - 1, -1, -1))
+        self._free_slots = list(range(self._k * _BUCKETS - 1, -1, -1))
         self._entries: dict[bytes, _Entry] = {}
         self._by_address: dict[Address, _Entry] = {}
         self._by_ip: dict[str, _Entry] = {}  # not the exempt ones
@@ -208,7 +204,7 @@ class RoutingTable:
     def _insert(self, entry: _Entry) -> None:
         node = entry.node
         entry.slot = self._free_slots.pop()
-        self._ids.set(entry.slot, node.id, node.secure)
+        self.ids.set(entry.slot, krpc.pack_nodes((node,)), node.secure)
         self._by_slot[entry.slot] = entry
         self._entries[node.id] = entry
         self._by_address[node.address] = entry
@@ -218,7 +214,7 @@ class RoutingTable:
 
     def _drop(self, entry: _Entry) -> None:
         node = entry.node
-        self._ids.clear(entry.slot)
+        self.ids.clear(entry.slot)
         self._free_slots.append(entry.slot)
         del self._by_slot[entry.slot]
         del self._entries[node.id]

@@ -1,15 +1,22 @@
 """Drives a sans-IO `DhtNode` on a UDP socket under Trio.
 
-    socket ─→ inbox ─→ node ─→ outbox ─→ socket
-                        │
-                        └─→ events ─→ whoever waits for the handle
+    socket ─→ lane ─→ inbox ─→ node ─→ outbox ─→ socket
+               │                │
+               │                └─→ events ─→ whoever waits for the handle
+               └─ others' plain queries: answered at once ─→ socket
 
 Two tasks share one method, `_turn`: the reader takes it when datagrams arrive, the keeper when
 a deadline of the node has come. A turn empties the kernel's buffer first (that is where
-datagrams get lost), then lets the node see a limited number of them, so that other tasks of
-the process get their share. The node's clock follows the arrival of datagrams: a deadline takes
-effect only when everything that arrived before it has been seen, or an answer that waited in
-our own queue would count as a time-out.
+datagrams get lost). On the way the lane (`udp_socket.open_datagrams`) has most queries of others
+answered in C, for a limited time; without the extension they go to the node like all else. Then
+the node sees a few of the rest, also for a limited time, so that other tasks of the process get
+their share. The node's clock follows the arrival of datagrams: a deadline takes effect only when
+everything that arrived before it has been seen, or an answer that waited in our own queue would
+count as a time-out.
+
+Where queries come in crowds the reader lets them gather for a moment before the next turn: a pass
+through the event loop costs as much as ten answers. It does not while there is anything for the
+node among them, whose look-ups are not to wait.
 
 Sends go out at once, in bursts of limited size; the rest waits for the writer task, which also
 waits when the socket is full. No error of the network ends the driver: what cannot be sent is
@@ -18,12 +25,12 @@ counted and forgotten, as if lost on its way.
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -43,7 +50,7 @@ from relay.dht.events import (
     TablePoor,
 )
 from relay.net.bootstrap import BootstrapNames
-from relay.net.udp_socket import kernel_drops, receive_datagrams
+from relay.net.udp_socket import DatagramCounters, Datagrams, kernel_drops, open_datagrams
 
 if TYPE_CHECKING:
     from relay.dht.items import MutableItem
@@ -55,7 +62,13 @@ _log: Final = logging.getLogger("relay.net")
 READ_DATAGRAMS_MAX: Final = 256
 """Taken from the kernel in one go; a microsecond or two each."""
 TURN_DATAGRAMS_MAX: Final = 32
-"""Shown to the node before other tasks run: about two milliseconds with the slowest queries."""
+"""Shown to the node before other tasks run."""
+TURN_S: Final = 0.0004
+"""The same as a time, also for the lane: HTTP answers are to leave within a millisecond."""
+CROWD: Final = 2
+"""So many queries answered by the lane in a turn, and nothing else: the next ones may gather."""
+GATHER_S: Final = 0.001
+"""For so long; the kernel's buffer holds what comes in ten times that, at any rate we serve."""
 INBOX_MAX: Final = 4096
 """Datagrams read but not yet seen by the node, 8 MiB at most; beyond it the kernel drops."""
 BURST_DATAGRAMS_MAX: Final = 64
@@ -76,18 +89,12 @@ class _Arrival(NamedTuple):
     arrived: float
 
 
-@dataclass(slots=True)
-class DriverCounters:
-    """Numbers of datagrams since the start, unless the name says otherwise."""
+class _Seen(NamedTuple):
+    """What a turn found: numbers of datagrams, and whether there was more than errors."""
 
-    received: int = 0
-    sent: int = 0
-    receive_errors: int = 0
-    """Errors, not datagrams: ICMP messages that the system reports to readers."""
-    send_errors: int = 0
-    """The network or the system refused to take a datagram."""
-    send_overflows: int = 0
-    """Dropped because too many were waiting to be sent."""
+    answered: int
+    others: int
+    healthy: bool
 
 
 class _Lookup(NamedTuple):
@@ -121,9 +128,10 @@ class DhtDriver:
         save_nodes: Callable[[list[SavedNode]], None] | None = None,
     ) -> None:
         self.node = node
-        self.counters = DriverCounters()
+        self.counters = DatagramCounters()
         self.local_address: Address = sock.getsockname()
         self._sock = sock
+        self._datagrams = open_datagrams(sock, self.counters, node.native_responder)
         self._names = BootstrapNames(bootstrap)
         self._save_nodes = save_nodes
         self._inbox: deque[_Arrival] = deque()
@@ -230,13 +238,18 @@ class DhtDriver:
     # The tasks.
 
     async def _read_socket(self) -> None:
+        gathering = False
         while True:
-            if not self._inbox:
+            if not self._inbox and not gathering:
                 await trio.lowlevel.wait_readable(self._sock)
-            if self._turn():
-                await trio.lowlevel.checkpoint()
-            else:
+            seen = self._turn()
+            gathering = seen.answered >= CROWD and not self._inbox and not seen.others
+            if not seen.healthy:
                 await trio.sleep(ERRORS_PAUSE_S)
+            elif gathering:
+                await trio.sleep(GATHER_S)
+            else:
+                await trio.lowlevel.checkpoint()
 
     async def _keep_deadlines(self) -> None:
         while True:
@@ -262,26 +275,35 @@ class DhtDriver:
 
     # What they share; none of it waits.
 
-    def _turn(self) -> bool:
-        """Read, show the node a limited number of datagrams, let it act; False: only errors."""
-        healthy = self._drain()
-        for _ in range(min(len(self._inbox), TURN_DATAGRAMS_MAX)):
-            self.node.receive_datagram(*self._inbox.popleft())
-        now = self._inbox[0].arrived if self._inbox else trio.current_time()
+    def _turn(self) -> _Seen:
+        """Read, show the node a limited number of datagrams, let it act."""
+        seen = self._drain()
+        inbox = self._inbox
+        if seen.answered and not inbox and not self._outbox:
+            return seen  # the lane did it all; deadlines are the keeper's
+        end = trio.current_time() + TURN_S
+        for _ in range(min(len(inbox), TURN_DATAGRAMS_MAX)):
+            self.node.receive_datagram(*inbox.popleft())
+            if trio.current_time() > end:
+                break
+        now = inbox[0].arrived if inbox else trio.current_time()
         if self.node.next_deadline() <= now:
             self.node.handle_deadline(now)
         self._flush()
-        return healthy
+        return seen
 
-    def _drain(self) -> bool:
-        """Move datagrams from the kernel to the inbox, while there is room."""
+    def _drain(self) -> _Seen:
+        """Move datagrams from the kernel to the inbox, but for those that the lane answers."""
         limit = min(READ_DATAGRAMS_MAX, INBOX_MAX - len(self._inbox))
-        datagrams, errors = receive_datagrams(self._sock, limit)
-        arrived = trio.current_time()
-        self._inbox.extend(_Arrival(payload, source, arrived) for payload, source in datagrams)
-        self.counters.received += len(datagrams)
-        self.counters.receive_errors += errors
-        return errors == 0 or errors < limit
+        others, unsent, answered, healthy = self._datagrams.receive(
+            limit, TURN_S, trio.current_time()
+        )
+        if others:
+            arrived = trio.current_time()
+            self._inbox.extend(_Arrival(payload, source, arrived) for payload, source in others)
+        if unsent:
+            self._queue(unsent)
+        return _Seen(answered, len(others), healthy)
 
     def _flush(self) -> None:
         """Send what the node wants to send, tell what it has to tell, set the alarm."""
@@ -289,14 +311,17 @@ class DhtDriver:
         while events := self.node.take_events():
             for event in events:
                 self._dispatch(event)
-        for datagram in self.node.datagrams_to_send():
-            if len(self._outbox) < OUTBOX_MAX:
-                self._outbox.append(datagram)
-            else:
-                self.counters.send_overflows += 1
+        if datagrams := self.node.datagrams_to_send():
+            self._queue(datagrams)
         if self._outbox and not self._leftover.is_set():
             self._send_burst()
         self._alarm.deadline = self._next_alarm()
+
+    def _queue(self, datagrams: Datagrams) -> None:
+        """Have datagrams sent as soon as may be; those that find no place are dropped."""
+        room = max(OUTBOX_MAX - len(self._outbox), 0)
+        self._outbox.extend(datagrams[:room])
+        self.counters.send_overflows += len(datagrams[room:])
 
     def _next_alarm(self) -> float:
         """When the node wants to act next; not while datagrams wait, which come first."""
@@ -304,18 +329,7 @@ class DhtDriver:
 
     def _send_burst(self) -> None:
         outbox = self._outbox
-        for _ in range(min(len(outbox), BURST_DATAGRAMS_MAX)):
-            payload, address = outbox[0]
-            try:
-                self._sock.sendto(payload, address)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError as error:
-                if error.errno == errno.EBADF:
-                    raise
-                self.counters.send_errors += 1
-            else:
-                self.counters.sent += 1
+        for _ in range(self._datagrams.send(list(islice(outbox, BURST_DATAGRAMS_MAX)))):
             outbox.popleft()
         if outbox:
             self._leftover.set()

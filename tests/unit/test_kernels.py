@@ -6,19 +6,24 @@ import sys
 
 from relay import _kernels
 from relay._pure import bencode as pure_bencode
+from relay._pure import dht as pure_dht
 from relay._pure import ed25519 as pure_ed25519
 from relay._pure import xor as pure_xor
-from relay._speedups import bencode, ed25519, xor
+from relay._speedups import bencode, dht, ed25519, xor
 
 KERNELS = {
     "BencodeError": (bencode, pure_bencode),
-    "IdTable": (xor, pure_xor),
+    "BudgetCells": (dht, pure_dht),
+    "IdTable": (dht, pure_dht),
+    "RateCells": (dht, pure_dht),
+    "RecordTable": (dht, pure_dht),
     "bucket_index": (xor, pure_xor),
     "decode": (bencode, pure_bencode),
     "decode_prefix": (bencode, pure_bencode),
     "distance": (xor, pure_xor),
     "encode": (bencode, pure_bencode),
     "is_point": (ed25519, pure_ed25519),
+    "siphash": (dht, pure_dht),
     "verify": (ed25519, pure_ed25519),
     "verify_batch": (ed25519, pure_ed25519),
 }
@@ -48,8 +53,10 @@ def report(*, environment: dict[str, str], arguments: tuple[str, ...] = ()) -> l
     return result.stdout.splitlines()
 
 
-COMPILED = "compiled False relay._speedups.bencode relay._speedups.ed25519 relay._speedups.xor"
-PURE = "relay._pure.bencode relay._pure.ed25519 relay._pure.xor"
+COMPILED = "compiled False " + " ".join(
+    f"relay._speedups.{name}" for name in ("bencode", "dht", "ed25519", "xor")
+)
+PURE = "relay._pure.bencode relay._pure.dht relay._pure.ed25519 relay._pure.xor"
 
 
 def test_this_suite_runs_with_the_kernels_it_was_asked_to_run_with() -> None:
@@ -68,7 +75,7 @@ def test_the_table_above_names_every_kernel() -> None:
 
 def test_compiled_kernels_are_chosen_and_are_machine_code() -> None:
     assert report(environment={}) == [COMPILED]
-    for module in (bencode, ed25519, xor):
+    for module in (bencode, dht, ed25519, xor):
         assert module.__file__ is not None
         assert module.__file__.endswith((".so", ".pyd"))
 

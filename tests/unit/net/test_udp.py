@@ -26,7 +26,7 @@ from relay.dht.items import MutableItem
 from relay.dht.node_id import NodeInfo
 from relay.net import udp
 from relay.net.udp import DhtDriver
-from relay.net.udp_socket import bind_udp
+from relay.net.udp_socket import SocketDatagrams, bind_udp
 
 ITEM = MutableItem.from_value(bytes(32), 1, b"value", bytes(64))
 
@@ -52,6 +52,7 @@ class ScriptedNode:
         self.handles = []
         self.bootstrapped = False
         self.counters = NodeCounters()
+        self.native_responder = None
         self.table = []
         self.on_datagram = lambda payload, source, now: None
 
@@ -296,8 +297,9 @@ class FlakySocket:
 
 @pytest.fixture
 def flaky(world):
-    world.driver._sock = FlakySocket(world.sock)
-    return world.driver._sock
+    sock = FlakySocket(world.sock)
+    world.driver._datagrams = SocketDatagrams(sock, world.driver.counters)
+    return sock
 
 
 async def test_icmp_errors_are_read_past(world, flaky, nursery):
