@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -34,6 +35,10 @@ Network: TypeAlias = IPv4Network | IPv6Network
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 _IPV6_BITS: Final = 128
+_ADDRESS_CHARACTERS_MAX: Final = 45
+"""Eight groups of IPv6, the last two of them written as IPv4."""
+_ADDRESSES_KEPT: Final = 1024
+"""Reading one takes longer than anything else about a client."""
 _LOCAL: Final = "local"
 """Key of peers without an IP address: whoever connects through a Unix socket."""
 
@@ -119,8 +124,14 @@ def parse_address(text: str) -> Address | None:
     >>> parse_address("::ffff:192.0.2.1")
     IPv4Address('192.0.2.1')
     """
+    bare = text.partition("%")[0]
+    return _address(bare) if len(bare) <= _ADDRESS_CHARACTERS_MAX else None
+
+
+@lru_cache(_ADDRESSES_KEPT)
+def _address(text: str) -> Address | None:
     try:
-        address = ip_address(text.partition("%")[0])
+        address = ip_address(text)
     except ValueError:
         return None
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:

@@ -308,20 +308,20 @@ def _request(head: bytes, body: bytes | None, peer: str) -> Request:
     method, target, _ = request_line.split(b" ")
     path, _, query = target.partition(b"?")
     fields = (line.partition(b":") for line in lines)
-
-    async def receive() -> Message:
-        if body is None:
-            raise BodyTimeoutError
-        return {"type": "http.request", "body": body, "more_body": False}
-
     return Request(
         method=method.decode("ascii"),
         path=path,
         query=query,
         headers=[(name.lower(), value.strip(b" \t")) for name, _, value in fields],
         peer=peer,
-        receive=receive,
+        receive=_nothing_more,
+        content=body,
     )
+
+
+async def _nothing_more() -> Message:
+    """Receive from a client whose body did not come in time."""
+    raise BodyTimeoutError
 
 
 def _composed(response: Response) -> tuple[bytes, bytes, bool]:
