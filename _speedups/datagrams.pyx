@@ -94,7 +94,8 @@ cdef class Lane:
 
         Returns:
             The datagrams that it does not take with their sources; replies that the socket has
-            no room for with their destinations; how many it took; whether not all were errors.
+            no room for with their destinations; how many it took; whether there may be more;
+            whether not all were errors.
 
         Raises:
             OSError: the socket is used wrongly.
@@ -107,6 +108,7 @@ cdef class Lane:
             Py_ssize_t errors = 0
             double end = dl_now() + seconds
             unsigned room
+            bint more = True
             int count
             int at
         if self._answerer is not NULL:
@@ -131,14 +133,15 @@ cdef class Lane:
                         answered += 1
                 if self._lane.replies:
                     self._send_replies(unsent)
-                if count < <int> room or dl_now() >= end:
+                more = count == <int> room
+                if not more or dl_now() >= end:
                     break
         finally:
             self._counters.received += received
             self._counters.receive_errors += errors
             if self._answerer is not NULL:
                 self._answerer.end(self._answerer.state)
-        return others, unsent, answered, errors == 0 or errors < limit
+        return others, unsent, answered, more, errors == 0 or errors < limit
 
     def send(self, list datagrams not None):
         """Send datagrams, each with its address, in order.

@@ -14,9 +14,9 @@ their share. The node's clock follows the arrival of datagrams: a deadline takes
 everything that arrived before it has been seen, or an answer that waited in our own queue would
 count as a time-out.
 
-Where queries come in crowds the reader lets them gather for a moment before the next turn: a pass
-through the event loop costs as much as ten answers. It does not while there is anything for the
-node among them, whose look-ups are not to wait.
+Where queries come in crowds the reader may let them gather for a moment before the next turn (see
+`gathering`). It does not while there is anything for the node among them, whose look-ups are not
+to wait.
 
 Sends go out at once, in bursts of limited size; the rest waits for the writer task, which also
 waits when the socket is full. No error of the network ends the driver: what cannot be sent is
@@ -50,6 +50,7 @@ from relay.dht.events import (
     TablePoor,
 )
 from relay.net.bootstrap import BootstrapNames
+from relay.net.gathering import GATHER_S, Gathering
 from relay.net.udp_socket import DatagramCounters, Datagrams, kernel_drops, open_datagrams
 
 if TYPE_CHECKING:
@@ -65,10 +66,6 @@ TURN_DATAGRAMS_MAX: Final = 32
 """Shown to the node before other tasks run."""
 TURN_S: Final = 0.0004
 """The same as a time, also for the lane: HTTP answers are to leave within a millisecond."""
-CROWD: Final = 2
-"""So many queries answered by the lane in a turn, and nothing else: the next ones may gather."""
-GATHER_S: Final = 0.001
-"""For so long; the kernel's buffer holds what comes in ten times that, at any rate we serve."""
 INBOX_MAX: Final = 4096
 """Datagrams read but not yet seen by the node, 8 MiB at most; beyond it the kernel drops."""
 BURST_DATAGRAMS_MAX: Final = 64
@@ -90,11 +87,16 @@ class _Arrival(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What a turn found: numbers of datagrams, and whether there was more than errors."""
+    """What a turn found."""
 
     answered: int
+    """Datagrams that the lane took."""
     others: int
+    """Datagrams for the node."""
+    more: bool
+    """Whether there may be more at once."""
     healthy: bool
+    """Whether there was something else than errors."""
 
 
 class _Lookup(NamedTuple):
@@ -138,6 +140,7 @@ class DhtDriver:
         self._outbox: deque[tuple[bytes, Address]] = deque()
         self._lookups: dict[GetHandle, _Lookup] = {}
         self._puts: dict[PutHandle, _Put] = {}
+        self._gathering = Gathering()
         self._alarm = trio.CancelScope()
         self._leftover = trio.Event()
         self._bootstrapped = trio.Event()
@@ -238,16 +241,19 @@ class DhtDriver:
     # The tasks.
 
     async def _read_socket(self) -> None:
-        gathering = False
+        more = False
         while True:
-            if not self._inbox and not gathering:
+            if not self._inbox and not more:
                 await trio.lowlevel.wait_readable(self._sock)
             seen = self._turn()
-            gathering = seen.answered >= CROWD and not self._inbox and not seen.others
+            more = seen.more
             if not seen.healthy:
                 await trio.sleep(ERRORS_PAUSE_S)
-            elif gathering:
+            elif self._gathering.note(seen.answered, trio.current_time()) and not (
+                more or seen.others or self._inbox
+            ):
                 await trio.sleep(GATHER_S)
+                more = True  # no doubt
             else:
                 await trio.lowlevel.checkpoint()
 
@@ -295,7 +301,7 @@ class DhtDriver:
     def _drain(self) -> _Seen:
         """Move datagrams from the kernel to the inbox, but for those that the lane answers."""
         limit = min(READ_DATAGRAMS_MAX, INBOX_MAX - len(self._inbox))
-        others, unsent, answered, healthy = self._datagrams.receive(
+        others, unsent, answered, more, healthy = self._datagrams.receive(
             limit, TURN_S, trio.current_time()
         )
         if others:
@@ -303,7 +309,7 @@ class DhtDriver:
             self._inbox.extend(_Arrival(payload, source, arrived) for payload, source in others)
         if unsent:
             self._queue(unsent)
-        return _Seen(answered, len(others), healthy)
+        return _Seen(answered, len(others), more, healthy)
 
     def _flush(self) -> None:
         """Send what the node wants to send, tell what it has to tell, set the alarm."""

@@ -45,7 +45,7 @@ _MEMINFO_DROPS: Final = 8
 Address = tuple[str, int]
 Datagrams = list[tuple[bytes, Address]]
 """Payloads, each with where it came from or goes to."""
-Received = tuple[Datagrams, Datagrams, int, bool]
+Received = tuple[Datagrams, Datagrams, int, bool, bool]
 """What `DatagramMover.receive` returns."""
 
 
@@ -77,7 +77,7 @@ class DatagramMover(Protocol):
         Returns:
             The datagrams with their senders; replies that the socket had no room for; how many
             datagrams were answered on the way (or deserved no answer), and are not among the
-            first; whether there was something else than errors.
+            first; whether there may be more at once; whether there was something else than errors.
 
         Raises:
             OSError: the socket is used wrongly; what concerns others is counted.
@@ -178,7 +178,7 @@ class SocketDatagrams:
         self._counters = counters
 
     def receive(self, limit: int, seconds: float, now: float) -> Received:
-        """Take what has arrived; fewer than `limit` with the errors: nothing is left."""
+        """Take what has arrived."""
         datagrams: Datagrams = []
         errors = 0
         while len(datagrams) + errors < limit:
@@ -192,7 +192,8 @@ class SocketDatagrams:
                 errors += 1
         self._counters.received += len(datagrams)
         self._counters.receive_errors += errors
-        return datagrams, [], 0, errors == 0 or errors < limit
+        more = len(datagrams) + errors == limit
+        return datagrams, [], 0, more, errors == 0 or errors < limit
 
     def send(self, datagrams: Datagrams) -> int:
         """Send datagrams in order; returns how many are done with."""

@@ -48,18 +48,19 @@ def test_what_arrives_is_handed_on_in_order(
 ) -> None:
     counters = DatagramCounters()
     mover = open_mover(sock, counters)
-    assert mover.receive(10, MUCH, 0.0) == ([], [], 0, True)
+    assert mover.receive(10, MUCH, 0.0) == ([], [], 0, False, True)
     count = 3 * BATCH + 5
     for number in range(count):
         peer.sendto(b"%d" % number, sock.getsockname())
     source = peer.getsockname()
-    first, unsent, answered, healthy = mover.receive(40, MUCH, 0.0)
+    first, unsent, answered, more, healthy = mover.receive(40, MUCH, 0.0)
     assert first == [(b"%d" % number, source) for number in range(40)]
-    assert (unsent, answered, healthy) == ([], 0, True)
-    rest = mover.receive(count, MUCH, 0.0)[0]
+    assert (unsent, answered, more, healthy) == ([], 0, True, True)
+    rest, _, _, more, _ = mover.receive(count, MUCH, 0.0)
     assert rest == [(b"%d" % number, source) for number in range(40, count)]
+    assert not more
     assert counters == DatagramCounters(received=count)
-    assert mover.receive(0, MUCH, 0.0) == ([], [], 0, True)
+    assert mover.receive(0, MUCH, 0.0)[:3] == ([], [], 0)
 
 
 @BOTH
@@ -219,7 +220,8 @@ def test_the_lane_asks_the_answerer_first(sock: socket.socket, peer: socket.sock
     for payload in (b"a1", b"node 1", b"silence", b"a2", b"node 2"):
         peer.sendto(payload, sock.getsockname())
     source = peer.getsockname()
-    assert mover.receive(9, MUCH, 7.5) == ([(b"node 1", source), (b"node 2", source)], [], 3, True)
+    others = [(b"node 1", source), (b"node 2", source)]
+    assert mover.receive(9, MUCH, 7.5) == (others, [], 3, False, True)
     assert [peer.recv(10), peer.recv(10)] == [b"A1", b"A2"]
     assert counters == DatagramCounters(received=5, sent=2)
     compact = bytes([127, 0, 0, 1]) + source[1].to_bytes(2, "big")
@@ -232,8 +234,8 @@ def test_answering_ends_when_its_time_is_over(sock: socket.socket, peer: socket.
     mover = open_datagrams(sock, DatagramCounters(), Scripted())  # type: ignore[arg-type]
     for _ in range(3 * BATCH):
         peer.sendto(b"a", sock.getsockname())
-    assert mover.receive(9 * BATCH, 0.0, 0.0)[2] == BATCH
-    assert mover.receive(9 * BATCH, MUCH, 0.0)[2] == 2 * BATCH
+    assert mover.receive(9 * BATCH, 0.0, 0.0) == ([], [], BATCH, True, True)
+    assert mover.receive(9 * BATCH, MUCH, 0.0) == ([], [], 2 * BATCH, False, True)
 
 
 @pytest.mark.compiled
@@ -243,10 +245,10 @@ def test_answers_do_not_use_up_the_room_for_others(
     mover = open_datagrams(sock, DatagramCounters(), Scripted())  # type: ignore[arg-type]
     for number in range(BATCH):
         peer.sendto(b"a" if number % 2 else b"n", sock.getsockname())
-    others, _, answered, _ = mover.receive(3, MUCH, 0.0)
+    others, _, answered, _, _ = mover.receive(3, MUCH, 0.0)
     assert len(others) == 3
     assert answered >= 2
-    others, _, answered, _ = mover.receive(BATCH, MUCH, 0.0)
+    others, _, answered, _, _ = mover.receive(BATCH, MUCH, 0.0)
     assert len(others) == BATCH // 2 - 3
 
 
@@ -281,7 +283,7 @@ def test_answers_that_a_full_socket_does_not_take_are_handed_on() -> None:
         far.sendall(b"answer me")
         while mover.send([(bytes(65_536), ("127.0.0.1", 1))]) or _has_room(near):
             pass
-        others, unsent, answered, healthy = mover.receive(1, MUCH, 0.0)
+        others, unsent, answered, _, healthy = mover.receive(1, MUCH, 0.0)
         assert (others, unsent) == ([], [(b"ANSWER ME", ("0.0.0.0", 0))])  # noqa: S104
         assert (answered, healthy) == (1, True)
         assert counters.send_errors == 0
