@@ -1,50 +1,137 @@
-"""``python -m bench [--quick] [NAME ...]``: run the benches, print the table, keep the figures."""
+"""``python -m bench [--quick] [NAME ...]``: run the benches, print the tables, keep the figures."""
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
-from bench import dht_lookup, http, kernels, put
-from bench.harness import FULL, QUICK, Figure, Loader, Plan, Row, save, table
+import relay
+from bench.harness import BENCH, FULL, QUICK, Plan, progress
+from bench.picture import picture
+from bench.results import Row, figures_tables, goals_table, notes
+from bench.runner import BENCHES, run_one
 
-BENCHES: Final[dict[str, Callable[[Plan, Loader], list[Row]]]] = {
-    "http": http.run,
-    "put": put.run,
-    "lookup": dht_lookup.run,
-}
-KERNELS: Final = "kernels"
+RESULTS: Final = BENCH / "results"
 
 
 def main() -> int:
     """Run what the arguments ask for; without names, everything."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two short rounds, under 3 minutes")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{KERNELS}, {', '.join(BENCHES)}")
+    parser.add_argument("--rounds", type=int, help="turns of every subject at every load")
+    parser.add_argument("--seconds", type=float, help="length of a turn")
+    parser.add_argument("--no-growth", action="store_true", help="only the points that goals need")
+    parser.add_argument("--render", type=Path, metavar="JSON", help="print a kept run again")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
     arguments = parser.parse_args()
-    names = arguments.names or [KERNELS, *BENCHES]
-    if unknown := set(names) - {KERNELS, *BENCHES}:
+    if arguments.render:
+        run = json.loads(arguments.render.read_text())
+        rows = [Row.from_json(row) for row in run["rows"]]
+        sys.stdout.write(report(run, rows))
+        return 0
+    if unknown := set(arguments.names) - set(BENCHES):
         parser.error(f"no such bench: {', '.join(sorted(unknown))}")
     plan = QUICK if arguments.quick else FULL
-    figures: list[Figure] = []
+    plan = replace(
+        plan,
+        rounds=arguments.rounds or plan.rounds,
+        seconds=arguments.seconds or plan.seconds,
+        growth=plan.growth and not arguments.no_growth,
+    )
+    return _run([name for name in BENCHES if name in (arguments.names or BENCHES)], plan)
+
+
+def _run(names: Sequence[str], plan: Plan) -> int:
+    begun_s = time.monotonic()
+    now = datetime.datetime.now(datetime.UTC)
+    run: dict[str, object] = {
+        "date": now.isoformat(timespec="seconds"),
+        "command": f"python -m bench {' '.join(sys.argv[1:])}".strip(),
+        "commit": _commit(),
+        "version": relay.__version__,
+        "machine": _machine(),
+        "plan": asdict(plan),
+    }
     rows: list[Row] = []
+    failures: dict[str, str] = {}
     try:
-        if KERNELS in names:
-            figures += kernels.run(plan)
-        with tempfile.TemporaryDirectory() as folder:
-            loader = Loader(Path(folder))
-            for name in (name for name in names if name in BENCHES):
-                rows += BENCHES[name](plan, loader)
-    finally:  # minutes of measuring are kept also when a later bench fails
-        if figures or rows:
-            parts = [kernels.table(figures), table(rows)]
-            sys.stdout.write("\n\n".join(part for part in parts if part) + "\n")
-            sys.stdout.write(f"\nkept in {save(rows, figures, plan).relative_to(Path.cwd())}\n")
-    return 0
+        for name in names:
+            progress(f"bench {name} of {', '.join(names)}")
+            try:
+                rows.extend(run_one(name, plan))
+            except RuntimeError as error:
+                failures[name] = str(error)
+                progress(f"bench {name} FAILED: {error}")
+    finally:  # minutes of measuring are kept, also when the rest is interrupted
+        run["seconds"] = round(time.monotonic() - begun_s)
+        run["failures"] = failures
+        if rows:
+            _keep(f"{now:%Y-%m-%dT%H%M%SZ}", run, rows)
+    return 1 if failures else 0
+
+
+def _keep(name: str, run: Mapping[str, object], rows: Sequence[Row]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    kept = {**run, "rows": [row.to_json() for row in rows]}
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    drawing = picture(rows, f"pkarr-relay {run['version']}, commit {run['commit']}")
+    (RESULTS / f"{name}.svg").write_text(drawing)
+    text = report(run, rows)
+    (RESULTS / f"{name}.md").write_text(text)
+    sys.stdout.write(text)
+    progress(f"kept in bench/results/{name}.json, .svg and .md")
+
+
+def report(run: Mapping[str, object], rows: Sequence[Row]) -> str:
+    """Return a whole run as Markdown, to be put into RESULTS.md as it is."""
+    machine = run["machine"]
+    assert isinstance(machine, Mapping)
+    failures = run.get("failures")
+    assert isinstance(failures, Mapping)
+    head = (
+        f"`{run['command']}`, {run['date']}, commit {run['commit']}, {run['seconds']} s,"
+        f" load average {machine['load_average']:.1f} at the start;"
+        f" {machine['cores']} cores of {machine['cpu']}, Linux {machine['kernel']},"
+        f" CPython {machine['python']}."
+    )
+    broken = "\n".join(f"- bench {name} failed: {words}" for name, words in failures.items())
+    parts = [head, broken, goals_table(rows), figures_tables(rows), notes(rows)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _machine() -> dict[str, object]:
+    """Describe the machine without naming it."""
+    model = next(
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30),
+        "kernel": platform.release().partition("-")[0],
+        "python": platform.python_version(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _commit() -> str:
+    """Return the commit that was measured, with a plus sign if files had been changed."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=BENCH, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -1,29 +1,31 @@
-"""What every bench shares: load, CPU time, rounds taken in turns, medians, the report."""
+"""What every bench shares: requests, load, CPU time, rounds taken in turns."""
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
-import platform
-import statistics
 import struct
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeVar
 
-import relay
-from bench.anchors import LOAD_CORE, Subject, network, ours, pinned, reference_peer
-from tests.support.packets import Author, Packet
+from bench.anchors import LOAD_CORE, Subject, pinned
+from bench.library import Library
+from bench.results import Row
+from tests.support.packets import Packet
 from tests.support.relay import fetch
 
 BENCH: Final = Path(__file__).resolve().parent
 ANY_BODY: Final = 0xFFFFFFFF
 TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 KEEP_ALIVE: Final = "Host: 127.0.0.1\r\nAccept: */*\r\n"
+LOADER_GRACE_S: Final = 60.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,15 @@ class Plan:
 
     rounds: int
     seconds: float
-    warmup_s: float = 0.5
+    keys_max: int = 1_000_000
+    """The quick form leaves out larger caches: filling them takes longer than it may."""
+    growth: bool = True
+    """Whether more points are measured than the goals need, to plot how cost grows."""
+    warmup_s: float = 0.2
 
 
-QUICK: Final = Plan(rounds=2, seconds=1.5)
-FULL: Final = Plan(rounds=5, seconds=2.5)
+QUICK: Final = Plan(rounds=2, seconds=0.5, keys_max=100_000, growth=False)
+FULL: Final = Plan(rounds=5, seconds=1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +61,29 @@ class Record:
         return head + struct.pack("<I", len(self.body)) + self.body
 
 
-def get(packet: Packet, query: str = "") -> Record:
+def get(packet: Packet, query: str = "", prefix: str = "") -> Record:
     """A GET that must be answered with exactly this packet."""
-    line = f"GET /{packet.key}{query} HTTP/1.1\r\n{KEEP_ALIVE}\r\n"
+    line = f"GET /{prefix}{packet.key}{query} HTTP/1.1\r\n{KEEP_ALIVE}\r\n"
     return Record(line.encode(), 200, packet.payload)
 
 
-def put(packet: Packet) -> Record:
+def put(packet: Packet, prefix: str = "") -> Record:
     """A PUT that must be acknowledged."""
-    head = (
-        f"PUT /{packet.key} HTTP/1.1\r\n{KEEP_ALIVE}Content-Length: {len(packet.payload)}\r\n\r\n"
-    )
+    length = len(packet.payload)
+    head = f"PUT /{prefix}{packet.key} HTTP/1.1\r\n{KEEP_ALIVE}Content-Length: {length}\r\n\r\n"
     return Record(head.encode() + packet.payload, 204, b"")
 
 
-def packets(count: int) -> list[Packet]:
-    """Fresh packets of distinct keys, about 250 bytes each, that stay valid for the whole run."""
-    text = "relay=https://relay.example./ addr=192.0.2.1:4433 padding-to-a-usual-size-of-packets"
-    return [Author().packet(text, ttl_s=3600) for _ in range(count)]
+class Supply:
+    """Hands out packets of the library, each once, so that every PUT of a run is a new key."""
+
+    def __init__(self, start: int = 0) -> None:
+        self._next = start
+
+    def take(self, count: int) -> list[Packet]:
+        """Return the next `count`."""
+        self._next += count
+        return Library(self._next)[self._next - count : self._next]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +97,13 @@ class Sample:
     wrong_body: int
     broken: int
     statuses: dict[str, int]
-    cpu_s: float
+    loader_s: float
     p50_us: int
     p90_us: int
     p99_us: int
     p999_us: int
     max_us: int
+    cpu_s: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -99,69 +111,104 @@ class Sample:
         return self.ok / self.seconds
 
     @property
-    def cpu_us(self) -> float:
-        """The server's CPU time per answer, microseconds."""
-        return self.cpu_s / max(self.answers, 1) * 1e6
-
-    @property
-    def failed_ratio(self) -> float:
+    def failed_percent(self) -> float:
         """Share of requests without a good answer."""
-        requests = self.answers + self.broken
-        return 1 - self.ok / max(requests, 1)
+        return 100 * (1 - self.ok / max(self.answers + self.broken, 1))
+
+    def figures(self) -> dict[str, float]:
+        """Return what the tables tell of it."""
+        answers = max(self.answers, 1)
+        return {
+            "rate": self.rate,
+            "cpu_us": self.cpu_s / answers * 1e6,
+            "p50_ms": self.p50_us / 1000,
+            "p99_ms": self.p99_us / 1000,
+            "failed": self.failed_percent,
+            "loader_us": self.loader_s / answers * 1e6,
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """Nanoseconds of one operation, per implementation."""
+class Load:
+    """What one load generator does: records to send, how many at once, for how long."""
 
-    name: str
-    ns: dict[str, float]
+    records: Path
+    connections: int
+    seconds: float
+    mode: Literal["once", "cycle", "random"] = "cycle"
+
+
+def compiled(source: str, folder: Path) -> Path:
+    """Compile a C program of the bench and return it."""
+    program = folder / Path(source).stem
+    compiler = os.environ.get("CC", "cc")
+    command = [compiler, "-O2", "-o", program, BENCH / source]
+    subprocess.run([str(part) for part in command], check=True, timeout=120)
+    return program
 
 
 class Loader:
-    """The compiled load generator."""
+    """The compiled load generator, and the files it reads."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._program = folder / "load"
-        compiler = os.environ.get("CC", "cc")
-        subprocess.run(
-            [compiler, "-O2", "-o", self._program, BENCH / "load.c"], check=True, timeout=120
-        )
+        self._program = compiled("load.c", folder)
+        self._files = 0
 
-    def run(
-        self,
-        subject: Subject,
-        records: Iterable[Record],
-        *,
-        connections: int,
-        seconds: float,
-        once: bool = False,
-    ) -> Sample:
-        """Put a subject under load and read its CPU time before and after."""
-        path = self._folder / "requests"
+    def prepare(self, records: Iterable[Record]) -> Path:
+        """Write records to a file for `run`."""
+        self._files += 1
+        path = self._folder / f"requests-{self._files}"
         path.write_bytes(b"".join(record.packed() for record in records))
-        mode = "once" if once else "cycle"
-        command = [self._program, subject.port, connections, seconds, mode, path]
+        return path
+
+    def run(self, subject: Subject, *loads: Load) -> list[Sample]:
+        """Put a subject under load; its CPU time is shared among the loads by their answers."""
         with pinned(LOAD_CORE):
             before_s = cpu_time_s(subject.pid)
-            done = subprocess.run(
-                [str(part) for part in command], stdout=subprocess.PIPE, check=True, timeout=300
-            )
+            running = [self._start(subject, load) for load in loads]
+            try:
+                ends = [load.seconds + LOADER_GRACE_S for load in loads]
+                outputs = [one.communicate(timeout=end) for one, end in zip(running, ends, strict=True)]
+            finally:
+                for one in running:
+                    one.kill()
+                    one.wait()
             cpu_s = cpu_time_s(subject.pid) - before_s
-        return Sample(cpu_s=cpu_s, **json.loads(done.stdout))
+        samples = [Sample(**json.loads(output)) for output, _ in outputs]
+        answers = max(sum(sample.answers for sample in samples), 1)
+        return [replace(s, cpu_s=cpu_s * s.answers / answers) for s in samples]
+
+    def _start(self, subject: Subject, load: Load) -> subprocess.Popen[str]:
+        command = [
+            self._program,
+            subject.port,
+            load.connections,
+            load.seconds,
+            load.mode,
+            load.records,
+        ]
+        return subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+
+    def once(self, subject: Subject, records: Iterable[Record], connections: int) -> Sample:
+        """Send every record one time."""
+        path = self.prepare(records)
+        try:
+            return self.run(subject, Load(path, connections, 120, "once"))[0]
+        finally:
+            path.unlink()
 
 
-FILLING_CONNECTIONS: Final = 8
-FILLING_TURNS: Final = 20
+FILLING_CONNECTIONS: Final = 16
+FILLING_TURNS: Final = 30
 
 
 def fill(loader: Loader, subject: Subject, wanted: Sequence[Packet]) -> None:
     """Publish until the relay serves every packet: under load the reference loses some."""
     left = list(wanted)
     for _ in range(FILLING_TURNS):
-        records = [put(packet) for packet in left]
-        loader.run(subject, records, connections=FILLING_CONNECTIONS, seconds=120, once=True)
+        records = [put(packet, subject.prefix) for packet in left]
+        loader.once(subject, records, FILLING_CONNECTIONS)
         left = [packet for packet in left if not _serves(subject, packet)]
         if not left:
             return
@@ -169,7 +216,8 @@ def fill(loader: Loader, subject: Subject, wanted: Sequence[Packet]) -> None:
 
 
 def _serves(subject: Subject, packet: Packet) -> bool:
-    return fetch(f"{subject.url}{packet.key}?policy=CacheOnly").body == packet.payload
+    url = f"{subject.url}{subject.prefix}{packet.key}?policy=CacheOnly"
+    return fetch(url).body == packet.payload
 
 
 def cpu_time_s(pid: int) -> float:
@@ -179,127 +227,28 @@ def cpu_time_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * TICK_S
 
 
-@dataclass(slots=True)
-class Row:
-    """One question and the samples of every subject that answered it."""
-
-    name: str
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
-    builds: dict[str, str] = field(default_factory=dict)
-
-    def add(self, subject: Subject, sample: Sample) -> None:
-        """Keep a sample."""
-        self.samples.setdefault(subject.name, []).append(sample)
-        self.builds[subject.name] = subject.build
-
-    def median(self, subject: str, of: Callable[[Sample], float]) -> float:
-        """Return the median over the rounds."""
-        return statistics.median(map(of, self.samples[subject]))
-
-
-def in_turns(plan: Plan, subjects: Sequence[Subject], turn: Callable[[Subject], None]) -> None:
+def in_turns(plan: Plan, subjects: Sequence[T], rounds: int | None = None) -> Iterator[T]:
     """Give every subject its turns, the order reversed each round, so that drift hits all."""
-    for number in range(plan.rounds):
-        for subject in subjects if number % 2 == 0 else list(reversed(subjects)):
-            turn(subject)
+    for number in range(plan.rounds if rounds is None else rounds):
+        yield from subjects if number % 2 == 0 else list(reversed(subjects))
 
 
-def on_networks() -> Iterator[tuple[str, list[Subject]]]:
-    """Yield each kind of network with both relays, each on a network of its own of that kind.
-
-    On a shared one each relay would be among the nodes that the other has to ask.
-    """
-    for kind in ("libtorrent", "rust"):
-        with ExitStack() as stack:
-            nets = [stack.enter_context(network(kind)) for _ in range(2)]
-            yield (
-                kind,
-                [
-                    stack.enter_context(ours(nets[0].bootstrap)),
-                    stack.enter_context(reference_peer(nets[1].bootstrap)),
-                ],
-            )
+_BEGUN: Final = time.monotonic()
 
 
-def spread(row: Row, subject: str, of: Callable[[Sample], float], digits: int = 0) -> str:
-    """Return ``median (min to max)``."""
-    values = [of(sample) for sample in row.samples[subject]]
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+def progress(words: str) -> None:
+    """Tell whoever waits what goes on."""
+    sys.stderr.write(f"{time.monotonic() - _BEGUN:7.1f} s  {words}\n")
+    sys.stderr.flush()
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Return the rows as Markdown, a line per subject; nothing for none."""
-    if not rows:
-        return ""
-    lines = [
-        "| measurement | subject | good answers/s | CPU µs/request | p50 ms | p99 ms | failed |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        for subject in row.samples:
-            cells = [
-                row.name,
-                f"{subject} ({row.builds[subject]})",
-                spread(row, subject, lambda s: s.rate),
-                spread(row, subject, lambda s: s.cpu_us),
-                spread(row, subject, lambda s: s.p50_us / 1000, 2),
-                spread(row, subject, lambda s: s.p99_us / 1000, 2),
-                f"{row.median(subject, lambda s: s.failed_ratio):.1%}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append(_ratio_line(row))
-    return "\n".join(line for line in lines if line)
+def tell(row: Row, subject: str) -> None:
+    """Tell the latest figures of a row."""
+    shown = [f"{name} {values[-1]:,.1f}" for name, values in row.values[subject].items()]
+    progress(f"{row.name}, {subject}: {', '.join(shown[:5])}")
 
 
-def _ratio_line(row: Row) -> str:
-    if set(row.samples) != {"ours", "reference"}:
-        return ""
-    rates = [row.median(name, lambda s: s.rate) for name in ("ours", "reference")]
-    cpu = [row.median(name, lambda s: s.cpu_us) for name in ("ours", "reference")]
-    rate = f"{rates[0] / rates[1]:.2f}" if rates[1] else "-"
-    cost = f"{cpu[0] / cpu[1]:.2f}" if cpu[1] else "-"
-    return f"| | **ours : reference** | **{rate}** | **{cost}** | | | |"
-
-
-def machine() -> dict[str, object]:
-    """Describe the machine without naming it."""
-    model = next(
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory / 2**30),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
-    }
-
-
-def commit() -> str:
-    """Return the commit that was measured, with a plus sign if files had been changed."""
-    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=BENCH, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def save(rows: Sequence[Row], kernels: Sequence[Figure], plan: Plan) -> Path:
-    """Write one run's figures to ``bench/results`` and return the file."""
-    now = datetime.datetime.now(datetime.UTC)
-    run = {
-        "date": now.isoformat(timespec="seconds"),
-        "commit": commit(),
-        "version": relay.__version__,
-        "machine": machine(),
-        "plan": asdict(plan),
-        "kernels": [asdict(figure) for figure in kernels],
-        "rows": [asdict(row) for row in rows],
-    }
-    path = BENCH / "results" / f"{now:%Y-%m-%dT%H%M%SZ}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(run, indent=1) + "\n")
-    return path
+def add_sample(row: Row, subject: Subject, sample: Sample) -> None:
+    """Keep one turn's figures and show them."""
+    row.add(subject.name, subject.build, sample.figures(), sample.statuses)
+    tell(row, subject.name)

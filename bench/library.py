@@ -16,11 +16,11 @@ import hashlib
 import mmap
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, overload
 
 import trio
 
@@ -57,7 +57,13 @@ class Library(Sequence[Packet]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+    @overload
+    def __getitem__(self, index: int) -> Packet: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Packet]: ...
+
+    def __getitem__(self, index: int | slice) -> Packet | list[Packet]:
         if isinstance(index, slice):
             return [self._packet(number) for number in range(*index.indices(self._count))]
         if not -self._count <= index < self._count:
@@ -136,3 +142,21 @@ async def _store(folder: Path, packets: Sequence[Packet]) -> None:
             while store.stats().pending:
                 await trio.sleep(_POLL_S)
         await store.close()
+
+
+def requests_file(count: int, packed: Callable[[int, int], Iterable[bytes]]) -> Path:
+    """Return the requests for the first `count` packets as ``load.c`` reads them, kept as well.
+
+    Args:
+        count: how many.
+        packed: makes the requests of the packets from a number up to another.
+    """
+    path = LIBRARY.with_name(f"gets-{count}.bin")
+    with _locked(path.with_suffix(".lock")):
+        if not path.exists():
+            making = path.with_suffix(".making")
+            with making.open("wb") as file:
+                for start in range(0, count, _PIECE):
+                    file.write(b"".join(packed(start, min(start + _PIECE, count))))
+            making.rename(path)
+    return path

@@ -1,39 +1,80 @@
 """How many PUTs does one core take, and how long does a lone one wait?
 
-Every PUT is a new key, stored on all nodes of a DHT and durably in the cache before its 204.
-64 at once for throughput, one at a time for latency; on 12 libtorrent nodes with relaxed
-limits and on 10 Rust nodes. The network shares a core with the load: the Rust nodes, at
-about 80 µs a query, cap what any relay can reach on them. Leaves out republishing and the
-refusal of older packets. On a network the reference is the peer program (opt-level 1).
+Every PUT is a new key, stored on all nodes of a DHT and durably in the cache before its 204. 64 at
+once for throughput, one at a time for latency; on 12 libtorrent nodes with relaxed limits and on
+10 Rust nodes, each relay on a network of its own. Packets are signed beforehand. The network shares
+a core with the load generator: its share of that core is what caps the rate on Rust nodes, which
+cost some 80 µs a query. Leaves out republishing and the refusal of older packets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Final
 
+from bench import anchors
 from bench.anchors import Subject
-from bench.harness import Loader, Plan, Row, in_turns, on_networks, packets, put
+from bench.harness import Load, Loader, Plan, Supply, add_sample, in_turns, put
+from bench.results import Goal, Row
 
-CONCURRENCY: Final = (1, 64)
-RATE_MAX: Final = 1500
-"""Packets made for a second of load; a relay that is faster would end its turn early."""
+MANY: Final = 64
+GROWTH: Final = (4, 16, 256)
+RATE_MAX: Final = 2500
+"""Packets taken for a second of load; a relay that is faster would end its turn early."""
+NO_ERROR: Final = Goal("failed", "at most", 0.0)
+GOALS: Final[dict[tuple[str, int], tuple[Goal, ...]]] = {
+    ("libtorrent", 1): (Goal("p50_ms", "at most", 5.0),),
+    ("libtorrent", MANY): (Goal("rate", "times", 10.0), NO_ERROR),
+    ("rust", MANY): (Goal("rate", "times", 4.0), NO_ERROR),
+}
 
 
-def run(plan: Plan, loader: Loader) -> list[Row]:
-    """Measure both relays, each on a network of its own, one kind of network after the other."""
-    rows = []
-    for kind, subjects in on_networks():
-        here = [Row(f"PUT, {kind} network, {count} at once") for count in CONCURRENCY]
+def on_networks(stack: ExitStack, kind: str) -> list[Subject]:
+    """Open both relays, each on a network of its own of one kind.
 
-        def turn(subject: Subject, here: list[Row] = here) -> None:
-            for row, connections in zip(here, CONCURRENCY, strict=True):
-                count = int(plan.seconds * RATE_MAX)
-                records = [put(packet) for packet in packets(count)]
-                sample = loader.run(
-                    subject, records, connections=connections, seconds=plan.seconds, once=True
-                )
-                row.add(subject, sample)
+    On a shared one each relay would be among the nodes that the other has to ask.
+    """
+    nets = [stack.enter_context(anchors.network(kind)) for _ in range(2)]
+    return [
+        stack.enter_context(anchors.ours(nets[0].bootstrap)),
+        stack.enter_context(anchors.reference(nets[1].bootstrap)),
+    ]
 
-        in_turns(plan, subjects, turn)
-        rows += here
-    return rows
+
+def run(plan: Plan, loader: Loader) -> Iterator[Row]:
+    """Measure both relays, one kind of network after the other."""
+    supply = Supply()
+    for kind in ("libtorrent", "rust"):
+        with ExitStack() as stack:
+            subjects = on_networks(stack, kind)
+            growing = plan.growth and kind == "libtorrent"
+            yield from _measure(plan, loader, subjects, kind, supply, GROWTH if growing else ())
+
+
+def _measure(
+    plan: Plan,
+    loader: Loader,
+    subjects: Sequence[Subject],
+    kind: str,
+    supply: Supply,
+    growth: Sequence[int],
+) -> Iterator[Row]:
+    rows = [
+        Row(
+            "put",
+            f"PUT, {kind} network, {count} at once",
+            GOALS.get((kind, count), ()),
+            "rate by PUTs at once" if kind == "libtorrent" else "",
+            count,
+        )
+        for count in (1, MANY, *growth)
+    ]
+    for subject in in_turns(plan, subjects):
+        for row in rows:
+            packets = supply.take(int(plan.seconds * RATE_MAX))
+            records = loader.prepare(put(packet) for packet in packets)
+            (sample,) = loader.run(subject, Load(records, int(row.x), plan.seconds, "once"))
+            records.unlink()
+            add_sample(row, subject, sample)
+    yield from rows

@@ -173,6 +173,12 @@ class RelayProcess:
 
     def start(self) -> Self:
         """Start the relay and wait until it answers ``/health``."""
+        self.launch()
+        wait_until(self._answers, "the relay's first answer", START_S)
+        return self
+
+    def launch(self) -> None:
+        """Start the relay and wait for nothing."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self.wrapper, sys.executable, "-m", "relay", "-c", str(self.config_path)],
@@ -181,8 +187,6 @@ class RelayProcess:
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
             )
-        wait_until(self._answers, "the relay's first answer", START_S)
-        return self
 
     def wait_bootstrapped(self) -> Self:
         """Wait until DHT nodes have entered the routing table."""
