@@ -14,7 +14,18 @@ from typing import Final
 
 from bench import anchors
 from bench.anchors import Subject
-from bench.harness import Load, Loader, Plan, Supply, add_sample, fill, get, in_turns, progress, tell
+from bench.harness import (
+    Load,
+    Loader,
+    Plan,
+    Supply,
+    add_sample,
+    fill,
+    get,
+    in_turns,
+    progress,
+    tell,
+)
 from bench.library import Library
 from bench.put import MANY, NO_ERROR, on_networks
 from bench.results import OURS, Goal, Row
@@ -41,7 +52,11 @@ def run(plan: Plan, loader: Loader) -> Iterator[Row]:
                 progress(f"filling {subject.name} and its {kind} network")
                 fill(loader, subject, published)
             rows = [
-                Row("lookup", f"look-up, {kind} network, {count} at once", GOALS.get((kind, count), ()))
+                Row(
+                    "lookup",
+                    f"look-up, {kind} network, {count} at once",
+                    GOALS.get((kind, count), ()),
+                )
                 for count in (1, MANY)
             ]
             for subject in in_turns(plan, subjects):

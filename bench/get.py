@@ -33,9 +33,7 @@ def run(plan: Plan, loader: Loader) -> Iterator[Row]:
         ours = stack.enter_context(anchors.ours(net.bootstrap, packets=KEYS))
         reference = stack.enter_context(anchors.reference_published())
         iroh = stack.enter_context(anchors.iroh_dns())
-        ours_limited = stack.enter_context(
-            anchors.ours(net.bootstrap, packets=KEYS, limited=True)
-        )
+        ours_limited = stack.enter_context(anchors.ours(net.bootstrap, packets=KEYS, limited=True))
         limited = stack.enter_context(anchors.reference(rust.bootstrap, limited=True))
         for subject in (reference, iroh, limited):
             progress(f"filling {subject.name}, {subject.build}")

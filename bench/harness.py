@@ -169,7 +169,9 @@ class Loader:
             running = [self._start(subject, load) for load in loads]
             try:
                 ends = [load.seconds + LOADER_GRACE_S for load in loads]
-                outputs = [one.communicate(timeout=end) for one, end in zip(running, ends, strict=True)]
+                outputs = [
+                    one.communicate(timeout=end) for one, end in zip(running, ends, strict=True)
+                ]
             finally:
                 for one in running:
                     one.kill()

@@ -22,7 +22,7 @@ from bench.harness import Loader, Plan, in_turns, tell
 from bench.library import Library
 from bench.results import Goal, Row
 from relay import _kernels
-from relay._pure import bencode, ed25519, xor
+from relay._pure import bencode, dht, ed25519, xor
 from tests.support.packets import signable
 
 TABLE_SIZE: Final = 1000
@@ -38,7 +38,7 @@ PYNACL: Final = "PyNaCl"
 Work = Callable[[], object]
 
 
-def run(plan: Plan, loader: Loader) -> Iterator[Row]:  # noqa: ARG001
+def run(plan: Plan, loader: Loader) -> Iterator[Row]:
     """Measure every kernel."""
     if _kernels.IMPLEMENTATION != "compiled":
         raise RuntimeError("the extension is not built, or RELAY_PURE_PYTHON is set")
@@ -48,9 +48,7 @@ def run(plan: Plan, loader: Loader) -> Iterator[Row]:  # noqa: ARG001
         yield from _ed25519(plan)
 
 
-def _measure(
-    plan: Plan, row: Row, works: Mapping[str, tuple[Work, int]], rounds: int = 0
-) -> Row:
+def _measure(plan: Plan, row: Row, works: Mapping[str, tuple[Work, int]], rounds: int = 0) -> Row:
     """Time every work, given with the number of things it does, in turns."""
     counts = {name: _calls(plan, work) for name, (work, _) in works.items()}
     for name in in_turns(plan, list(works), max(plan.rounds, rounds)):
@@ -107,11 +105,11 @@ def _bencode(plan: Plan) -> Iterator[Row]:
 
 def _xor(plan: Plan) -> Iterator[Row]:
     left, right = os.urandom(20), os.urandom(20)
-    ids = [os.urandom(20) for _ in range(TABLE_SIZE)]
-    compiled, pure = _kernels.IdTable(TABLE_SIZE), xor.IdTable(TABLE_SIZE)
+    nodes = [os.urandom(26) for _ in range(TABLE_SIZE)]
+    compiled, pure = _kernels.IdTable(TABLE_SIZE), dht.IdTable(TABLE_SIZE)
     for one in (compiled, pure):
-        for slot, identifier in enumerate(ids):
-            one.set(slot, identifier, False)
+        for slot, node in enumerate(nodes):
+            one.set(slot, node, False)
     distances: dict[str, tuple[Work, int]] = {
         COMPILED: (lambda: _kernels.distance(left, right), 1),
         PURE: (lambda: xor.distance(left, right), 1),
@@ -147,9 +145,7 @@ def _ed25519(plan: Plan) -> Iterator[Row]:
         if not all(_kernels.verify_batch(batch, os.urandom)):
             raise RuntimeError("a good signature was refused")
         goal = Goal("us", "times fewer", GOALS.get(size, 0), COMPILED, PYNACL)
-        row = Row(
-            "kernels", f"ed25519 batch of {size}, each", (goal,) if size in GOALS else ()
-        )
+        row = Row("kernels", f"ed25519 batch of {size}, each", (goal,) if size in GOALS else ())
         works: dict[str, tuple[Work, int]] = {
             COMPILED: (partial(_kernels.verify_batch, batch, os.urandom), size),
             PYNACL: (by_pynacl, 1),

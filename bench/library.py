@@ -133,14 +133,18 @@ async def _store(folder: Path, packets: Sequence[Packet]) -> None:
     store.open()
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
+        while store.stats().loading:  # until then little is taken  # noqa: ASYNC110
+            await trio.sleep(_POLL_S)
         for start in range(0, len(packets), _STORED_AT_ONCE):
             for packet in packets[start : start + _STORED_AT_ONCE]:
                 signed = SignedPacket.from_relay_payload(
                     PublicKey(packet.public_key), packet.payload, verify=False
                 )
                 store.put_soon(SeenPacket(signed, seen_us))
-            while store.stats().pending:
+            while store.stats().pending:  # noqa: ASYNC110
                 await trio.sleep(_POLL_S)
+        if store.stats().packets < len(packets):
+            raise RuntimeError(f"the store took only {store.stats().packets} packets")
         await store.close()
 
 

@@ -21,7 +21,7 @@ IDLE_GOAL: Final = Goal("rss_mib", "at most", 60.0)
 FULL_GOAL: Final = Goal("rss_mib", "at most", 450.0)
 
 
-def run(plan: Plan, loader: Loader) -> Iterator[Row]:  # noqa: ARG001
+def run(plan: Plan, loader: Loader) -> Iterator[Row]:
     """Measure every size; memory hardly varies, so three rounds do."""
     rounds = min(plan.rounds, 3)
     with anchors.network("ours") as net:

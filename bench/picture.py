@@ -33,9 +33,7 @@ class _Page:
     y: float = 10.0
     parts: list[str] = field(default_factory=list)
 
-    def text(
-        self, x: float, y: float, words: str, size: int = 12, anchor: str = "start"
-    ) -> None:
+    def text(self, x: float, y: float, words: str, size: int = 12, anchor: str = "start") -> None:
         self.parts.append(
             f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}">'
             f"{escape(words)}</text>"
@@ -141,7 +139,9 @@ def _draw_curves(page: _Page, title: str, lines: Mapping[str, Points]) -> None:
         page.parts.append(
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
         )
-        page.parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in spots]
+        page.parts += [
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in spots
+        ]
         page.text(right + 12, top + 14 + 16 * number, name, 11)
         page.line(right + 2, top + 10 + 16 * number, right + 10, top + 10 + 16 * number, colour)
     page.y = bottom + 34

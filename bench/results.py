@@ -225,8 +225,10 @@ def _figures_table(columns: Sequence[str], rows: Iterable[Row]) -> str:
     for row in rows:
         for subject, figures in row.values.items():
             cells = [row.name, f"{subject} ({row.builds[subject]})"]
-            for name in columns:
-                cells.append(spread(figures[name], FIGURES[name][1]) if name in figures else "")
+            cells += [
+                spread(figures[name], FIGURES[name][1]) if name in figures else ""
+                for name in columns
+            ]
             lines.append(_line(cells))
     return "\n".join(lines)
 

@@ -32,7 +32,6 @@ BENCHES: Final = {
     "mixed": "mixed",
     "put": "put",
     "lookup": "dht_lookup",
-    "dht": "dht_server",
     "durable": "durable",
     "memory": "memory",
     "start": "start",

@@ -25,7 +25,7 @@ GIVE_UP_S: Final = 30.0
 GOALS: Final = (Goal("first_s", "at most", 0.5), Goal("hot_s", "at most", 1.5))
 
 
-def run(plan: Plan, loader: Loader) -> Iterator[Row]:  # noqa: ARG001
+def run(plan: Plan, loader: Loader) -> Iterator[Row]:
     """Start it at least five times; none is dropped."""
     row = Row("start", f"start with {PACKETS:,} packets on disk, page cache warm", GOALS)
     for _ in range(max(plan.rounds, 5) if plan.growth else plan.rounds):
@@ -54,4 +54,3 @@ def _healthy(process: RelayProcess) -> bool:
     with suppress(OSError):
         return process.health().status in {200, 503}
     return False
-

@@ -41,16 +41,16 @@ class StubDht:
 
     async def resolve(
         self,
-        key: PublicKey,  # noqa: ARG002
+        key: PublicKey,
         *,
-        newer_than_us: int | None = None,  # noqa: ARG002
-        accept: Callable[[SignedPacket], bool] | None = None,  # noqa: ARG002
+        newer_than_us: int | None = None,
+        accept: Callable[[SignedPacket], bool] | None = None,
     ) -> SignedPacket | None:
         """Find nothing."""
         await trio.lowlevel.checkpoint()
         return None
 
-    async def publish(self, packet: SignedPacket) -> int:  # noqa: ARG002
+    async def publish(self, packet: SignedPacket) -> int:
         """Take it."""
         await trio.lowlevel.checkpoint()
         return STORED_NODES

@@ -86,7 +86,8 @@ def our_sections(*, limited: bool = False, packets: int = 0) -> dict[str, str]:
         sections["cache"] += f"\nsize = {max(packets, 1000)}"
     if limited:
         rates = "\n".join(
-            f'{name}quota = "{LIMIT}r/s"\n{name}burst = {LIMIT}' for name in ("", "user_dht_", "dht_")
+            f'{name}quota = "{LIMIT}r/s"\n{name}burst = {LIMIT}'
+            for name in ("", "user_dht_", "dht_")
         )
         sections["rate_limiter"] = f"behind_proxy = false\n{rates}"
     return sections
