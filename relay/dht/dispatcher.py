@@ -75,12 +75,9 @@ class Silences:
         return entry is not None and now - entry[0] < SUSPECT_S
 
 
-class _Stage:
-    """Which time limit of a transaction comes next (see `transactions`)."""
-
-    SOFT: Final = 0
-    PATIENCE: Final = 1
-    HARD: Final = 2
+_PATIENCE: Final = 1
+_HARD: Final = 2
+"""Which time limit of a slow transaction comes next (see `transactions`)."""
 
 
 class Dispatcher:
@@ -116,6 +113,9 @@ class Dispatcher:
         self._outbox: list[tuple[bytes, Address]] = []
         self._timers: list[tuple[float, int, int, Transaction | None, Action | None]] = []
         self._timers_set = 0
+        # Most queries are answered long before the soft limit, which is the same for all: these
+        # wait in the order in which they were sent, and only the slow ones get timers.
+        self._young: deque[Transaction] = deque()
         # Weak: a finished look-up is not to stay in memory until its time would have run out.
         self._expiries: deque[tuple[float, ref[Operation]]] = deque()
         self._on_wire = 0
@@ -170,25 +170,33 @@ class Dispatcher:
 
     def next_deadline(self) -> float:
         """Return when `handle_deadline` wants to be called; inf: never."""
-        timers, expiries = self._timers, self._expiries
+        young, timers, expiries = self._young, self._timers, self._expiries
+        while young and young[0].done:
+            young.popleft()  # answered long ago, as most are
         while timers and (transaction := timers[0][3]) is not None and transaction.done:
-            heappop(timers)  # answered long ago, as most are
+            heappop(timers)
         while expiries and ((operation := expiries[0][1]()) is None or operation.done):
             expiries.popleft()
         return min(
+            young[0].sent_at + self._transactions.round_trips.soft_s if young else inf,
             timers[0][0] if timers else inf,
             expiries[0][0] if expiries else inf,
         )
 
     def handle_deadline(self, now: float) -> None:
         """Let everything happen that is due. Calling early or late is harmless."""
-        timers = self._timers
+        young, timers = self._young, self._timers
+        soft_s = self._transactions.round_trips.soft_s
+        while young and young[0].sent_at + soft_s <= now:
+            transaction = young.popleft()
+            if not transaction.done:
+                self._grow_old(transaction, now)
         while timers and timers[0][0] <= now:
-            _, _, stage, transaction, action = heappop(timers)
+            _, _, stage, late, action = heappop(timers)
             if action is not None:
                 action(now)
-            elif transaction is not None and not transaction.done:
-                self._time_out(transaction, stage, now)
+            elif late is not None and not late.done:
+                self._time_out(late, stage, now)
         while self._expiries and self._expiries[0][0] <= now:
             operation = self._expiries.popleft()[1]()
             if operation is not None and not operation.done:
@@ -242,7 +250,7 @@ class Dispatcher:
             self._settle(operation, now)
             return
         operation.on_sent(contact, suspect=self._silences.suspect(contact.address, now))
-        if wait_s <= 0:
+        if not wait_s:
             self._send(operation, contact, now)
             return
         self._counters.paced += 1
@@ -262,7 +270,7 @@ class Dispatcher:
         self._on_wire += 1
         self._counters.queries_out += 1
         self._outbox.append((payload, contact.address))
-        self._set_timer(transaction, _Stage.SOFT, now + self._transactions.round_trips.soft_s)
+        self._young.append(transaction)
 
     def _set_timer(self, transaction: Transaction, stage: int, at: float) -> None:
         self._timers_set += 1
@@ -273,35 +281,44 @@ class Dispatcher:
             transaction.counted = False
             self._on_wire -= 1
 
-    def _time_out(self, transaction: Transaction, stage: int, now: float) -> None:
+    def _grow_old(self, transaction: Transaction, now: float) -> None:
+        """The soft limit has passed."""
         operation, contact = transaction.operation, transaction.contact
-        hard_at = transaction.sent_at + self._transactions.request_timeout_s
-        if stage == _Stage.HARD:
+        self._uncount(transaction)
+        if operation.done:
+            self._set_hard_timer(transaction)
+            return
+        suspect = contact.state is State.SLOW
+        operation.on_slow(contact)
+        self._ask_again(transaction, now)
+        if suspect:
+            operation.on_late(contact)
+            self._set_hard_timer(transaction)
+        else:
+            patience_at = transaction.sent_at + self._transactions.round_trips.patience_s
+            self._set_timer(transaction, _PATIENCE, patience_at)
+        self._requeue(operation, now)
+
+    def _time_out(self, transaction: Transaction, stage: int, now: float) -> None:
+        """A slow node's patience limit or hard limit has passed."""
+        operation, contact = transaction.operation, transaction.contact
+        if stage == _HARD:
             self._transactions.drop(transaction)
-            self._uncount(transaction)
             self._counters.timeouts += 1
             operation.on_dead(contact)
             if self._last_answer_at > transaction.sent_at:  # otherwise we may be the silent one
                 self._on_silent(contact, self._silences.note(contact.address, now))
         elif operation.done:
-            self._uncount(transaction)
-            self._set_timer(transaction, _Stage.HARD, hard_at)
+            self._set_hard_timer(transaction)
             return
-        elif stage == _Stage.SOFT:
-            self._uncount(transaction)
-            suspect = contact.state is State.SLOW
-            operation.on_slow(contact)
-            self._ask_again(transaction, now)
-            if suspect:
-                operation.on_late(contact)
-                self._set_timer(transaction, _Stage.HARD, hard_at)
-            else:
-                patience_at = transaction.sent_at + self._transactions.round_trips.patience_s
-                self._set_timer(transaction, _Stage.PATIENCE, patience_at)
         else:
             operation.on_late(contact)
-            self._set_timer(transaction, _Stage.HARD, hard_at)
+            self._set_hard_timer(transaction)
         self._requeue(operation, now)
+
+    def _set_hard_timer(self, transaction: Transaction) -> None:
+        hard_at = transaction.sent_at + self._transactions.request_timeout_s
+        self._set_timer(transaction, _HARD, hard_at)
 
     def _ask_again(self, transaction: Transaction, now: float) -> None:
         """Send the second datagram as soon as the address allows it."""

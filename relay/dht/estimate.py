@@ -18,7 +18,7 @@ to twice as many nodes as later ones; here it counts as a look-up of its own.
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from relay.dht.node_id import Address, NodeInfo, ip_octets
 
@@ -33,8 +33,7 @@ _FIRST_SIZE_SUM: Final = 1_000_000.0
 _FIRST_SUBNET_SUM: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class StoreNode:
+class StoreNode(NamedTuple):
     """A node that answered a look-up, and the token to write there with (empty: it gave none)."""
 
     id: bytes

@@ -31,6 +31,8 @@ VERSION_BYTES_MAX: Final = 1000
 NODE_BYTES: Final = 26
 ADDRESS_BYTES: Final = 6
 
+_TOKEN: Final = b"token"
+_QUERY_TAIL: Final = b"1:v%d:%b1:y1:qe" % (len(VERSION), VERSION)
 _QUERY: Final = b"q"
 _RESPONSE: Final = b"r"
 _ERROR: Final = b"e"
@@ -200,20 +202,46 @@ class QueryTemplate:
     True
     """
 
-    __slots__ = ("_head", "_tail")
+    __slots__ = ("_head",)
 
     def __init__(self, method: bytes, arguments: Mapping[bytes, Value], read_only: bool) -> None:
-        self._head = b"d1:a%b1:q%d:%b2:roi%de1:t" % (
+        self._head = b"d1:a%b%b" % (
             _kernels.encode(dict(arguments)),
-            len(method),
-            method,
-            read_only,
+            _behind_arguments(method, read_only),
         )
-        self._tail = b"1:v%d:%b1:y1:qe" % (len(VERSION), VERSION)
 
     def fill(self, transaction_id: bytes) -> bytes:
         """Return the datagram with `transaction_id` in its place."""
-        return b"%b%d:%b%b" % (self._head, len(transaction_id), transaction_id, self._tail)
+        return b"%b%d:%b%b" % (self._head, len(transaction_id), transaction_id, _QUERY_TAIL)
+
+
+class WriteTemplate:
+    """A query but for its transaction id and its token, which every node gets its own of.
+
+    >>> template = WriteTemplate(b"put", {b"id": bytes(20), b"v": b"x"}, read_only=True)
+    >>> arguments = {b"id": bytes(20), b"token": b"t", b"v": b"x"}
+    >>> query = Query(b"aaaa", b"put", arguments, read_only=True)
+    >>> template.with_token(b"t").fill(b"aaaa") == encode(query)
+    True
+    """
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self, method: bytes, arguments: Mapping[bytes, Value], read_only: bool) -> None:
+        before = {key: value for key, value in arguments.items() if key < _TOKEN}
+        after = {key: value for key, value in arguments.items() if key > _TOKEN}
+        self._before = b"d1:a%b5:token" % _kernels.encode(before)[:-1]
+        self._after = b"%b%b" % (_kernels.encode(after)[1:], _behind_arguments(method, read_only))
+
+    def with_token(self, token: bytes) -> QueryTemplate:
+        """Return the query to the node that gave `token`."""
+        query = QueryTemplate.__new__(QueryTemplate)
+        query._head = b"%b%d:%b%b" % (self._before, len(token), token, self._after)
+        return query
+
+
+def _behind_arguments(method: bytes, read_only: bool) -> bytes:
+    return b"1:q%d:%b2:roi%de1:t" % (len(method), method, read_only)
 
 
 def pack_address(address: Address) -> bytes:

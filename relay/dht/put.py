@@ -27,7 +27,7 @@ from relay._kernels import Value
 from relay.dht.collectors import Collector
 from relay.dht.estimate import StoreNode
 from relay.dht.events import PutFailure, PutHandle, PutOutcome
-from relay.dht.krpc import ErrorReply, QueryTemplate, Response
+from relay.dht.krpc import ErrorReply, QueryTemplate, Response, WriteTemplate
 from relay.dht.node_id import Address
 from relay.dht.operations import Contact, Operation, State
 
@@ -69,8 +69,7 @@ class StoreRound(Operation):
         "_contacts",
         "_errors",
         "_next",
-        "_own_id",
-        "_read_only",
+        "_query",
         "cached",
         "put",
     )
@@ -88,8 +87,9 @@ class StoreRound(Operation):
         self.put = put
         self.cached = cached
         """Whether the nodes are from an earlier look-up, whose tokens may have lapsed."""
-        self._own_id = own_id
-        self._read_only = read_only
+        write = put.write
+        arguments = {**write.arguments, b"id": own_id}
+        self._query = WriteTemplate(write.method, arguments, read_only)
         self._contacts = [
             Contact(node.address, node.id, token=node.token) for node in nodes[:STORE_NODES_MAX]
         ]
@@ -107,9 +107,7 @@ class StoreRound(Operation):
 
     def query_for(self, contact: Contact) -> QueryTemplate:
         """See `Operation`."""
-        write = self.put.write
-        arguments = {**write.arguments, b"id": self._own_id, b"token": contact.token}
-        return QueryTemplate(write.method, arguments, self._read_only)
+        return self._query.with_token(contact.token)
 
     def settled(self) -> bool:
         """See `Operation`."""
@@ -132,6 +130,8 @@ class StoreRound(Operation):
 
     def majority(self) -> PutFailure | None:
         """The failure that more than half of the nodes report, if it is about recency."""
+        if not self._errors:
+            return None
         return next(
             (
                 failure

@@ -18,7 +18,7 @@ Sans-IO: callers pass `now`; randomness is an argument.
 """
 
 from random import Random
-from typing import Final
+from typing import Final, TypeAlias
 
 from relay.dht.krpc import QueryTemplate
 from relay.dht.node_id import Address
@@ -31,6 +31,9 @@ would turn an honest late answer into an unsolicited one."""
 ID_BYTES_FIRST: Final = 4
 ID_BYTES_OLD: Final = 2
 
+_RANDOM_BYTES: Final = 1024
+"""Drawn at a time: asking the system for each transaction id costs more than all the rest of it."""
+
 _LENGTHS_MAX: Final = 8192
 """Nodes whose kind of transaction id is remembered, oldest forgotten first."""
 
@@ -42,6 +45,10 @@ _SOFT_FIRST_S: Final = 0.5
 _PATIENCE_MIN_S: Final = 0.5
 
 
+_Key: TypeAlias = tuple[Address, bytes]
+"""The asked address and the transaction id."""
+
+
 class RoundTrips:
     """Smoothed round-trip time over all nodes, and the limits that follow from it.
 
@@ -49,13 +56,12 @@ class RoundTrips:
         request_timeout_s: the hard limit; the others never exceed it.
     """
 
-    __slots__ = ("_deviation_s", "_mean_s", "_timeout_s", "patience_s", "soft_s")
+    __slots__ = ("_deviation_s", "_mean_s", "_timeout_s")
 
     def __init__(self, request_timeout_s: float) -> None:
         self._timeout_s = request_timeout_s
         self._mean_s: float | None = None
         self._deviation_s = 0.0
-        self._set_limits(_SOFT_FIRST_S)
 
     @property
     def mean_s(self) -> float | None:
@@ -64,18 +70,26 @@ class RoundTrips:
 
     def measure(self, sample_s: float) -> None:
         """Take in one round trip, in seconds (RFC 6298, section 2)."""
-        if self._mean_s is None:
+        mean_s = self._mean_s
+        if mean_s is None:
             self._mean_s = sample_s
             self._deviation_s = sample_s / 2
         else:
-            self._deviation_s += (abs(self._mean_s - sample_s) - self._deviation_s) / 4
-            self._mean_s += (sample_s - self._mean_s) / 8
-        self._set_limits(self._mean_s + 4 * self._deviation_s)
+            error_s = sample_s - mean_s
+            self._deviation_s += (abs(error_s) - self._deviation_s) / 4
+            self._mean_s = mean_s + error_s / 8
 
-    def _set_limits(self, soft_s: float) -> None:
+    @property
+    def soft_s(self) -> float:
+        """How long nodes usually take at most, seconds."""
+        soft_s = _SOFT_FIRST_S if self._mean_s is None else self._mean_s + 4 * self._deviation_s
         # At most half the time-out, so that a second try has as long as the first.
-        self.soft_s = min(max(soft_s, _SOFT_MIN_S), _SOFT_MAX_S, self._timeout_s / 2)
-        self.patience_s = min(max(2 * self.soft_s, _PATIENCE_MIN_S), self._timeout_s)
+        return min(max(soft_s, _SOFT_MIN_S), _SOFT_MAX_S, self._timeout_s / 2)
+
+    @property
+    def patience_s(self) -> float:
+        """How long a node is waited for, seconds."""
+        return min(max(2 * self.soft_s, _PATIENCE_MIN_S), self._timeout_s)
 
 
 class Transaction:
@@ -94,15 +108,20 @@ class Transaction:
     )
 
     def __init__(
-        self, operation: Operation, contact: Contact, template: QueryTemplate, sent_at: float
+        self,
+        operation: Operation,
+        contact: Contact,
+        template: QueryTemplate,
+        sent_at: float,
+        first_key: _Key,
     ) -> None:
         self.operation = operation
         self.contact = contact
         self.template = template
         self.sent_at = sent_at
-        self.second_sent_at = 0.0
-        self.first_key: tuple[Address, bytes] = (contact.address, b"")
-        self.second_key: tuple[Address, bytes] | None = None
+        self.second_sent_at = sent_at
+        self.first_key = first_key
+        self.second_key: _Key | None = None
         self.counted = True
         """Whether the transaction takes up room on the wire (see `Dispatcher`)."""
         self.done = False
@@ -122,7 +141,9 @@ class TransactionTable:
     ) -> None:
         self._rng = rng
         self._pending_max = pending_max
-        self._open: dict[tuple[Address, bytes], Transaction] = {}
+        self._open: dict[_Key, Transaction] = {}
+        self._random = b""
+        self._random_at = 0
         self._lengths: dict[Address, int] = {}
         self._count = 0
         self.request_timeout_s = request_timeout_s
@@ -139,22 +160,25 @@ class TransactionTable:
 
     def open(self, operation: Operation, contact: Contact, now: float) -> tuple[Transaction, bytes]:
         """Register a query; return it and its first datagram."""
-        transaction = Transaction(operation, contact, operation.query_for(contact), now)
-        length = self._lengths.get(contact.address, ID_BYTES_FIRST)
-        transaction.first_key = self._register(transaction, length)
+        address = contact.address
+        template = operation.query_for(contact)
+        key = self._unused_key(address, self._lengths.get(address, ID_BYTES_FIRST))
+        transaction = self._open[key] = Transaction(operation, contact, template, now, key)
         self._count += 1
-        return transaction, transaction.template.fill(transaction.first_key[1])
+        return transaction, template.fill(key[1])
 
     def open_again(self, transaction: Transaction, now: float) -> bytes:
         """Return the second datagram of a transaction whose first one stays unanswered.
 
         A node known to answer 4-byte ids gets another of those: the datagram may be lost.
         """
-        known = self._lengths.get(transaction.contact.address)
-        length = ID_BYTES_OLD if known is None else ID_BYTES_FIRST
-        transaction.second_key = self._register(transaction, length)
+        address = transaction.contact.address
+        known = self._lengths.get(address)
+        key = self._unused_key(address, ID_BYTES_OLD if known is None else ID_BYTES_FIRST)
+        transaction.second_key = key
         transaction.second_sent_at = now
-        return transaction.template.fill(transaction.second_key[1])
+        self._open[key] = transaction
+        return transaction.template.fill(key[1])
 
     def close(self, source: Address, transaction_id: bytes, now: float) -> Transaction | None:
         """Take out the transaction that an answer belongs to; None for an unsolicited one."""
@@ -181,10 +205,14 @@ class TransactionTable:
         if transaction.second_key is not None:
             del self._open[transaction.second_key]
 
-    def _register(self, transaction: Transaction, length: int) -> tuple[Address, bytes]:
-        address = transaction.contact.address
+    def _unused_key(self, address: Address, length: int) -> _Key:
         while True:
-            key = (address, self._rng.getrandbits(8 * length).to_bytes(length, "big"))
+            begin = self._random_at
+            end = begin + length
+            if end > len(self._random):
+                self._random = self._rng.randbytes(_RANDOM_BYTES)
+                begin, end = 0, length
+            self._random_at = end
+            key = (address, self._random[begin:end])
             if key not in self._open:
-                self._open[key] = transaction
                 return key
