@@ -16,6 +16,7 @@ import os
 from typing import TYPE_CHECKING, Final, Literal
 
 from relay._pure.bencode import Value
+from relay._pure.contacts import Refusal, State
 
 FORCED_PURE: Final = os.environ.get("RELAY_PURE_PYTHON") == "1"
 """Whether the environment asked for the twins."""
@@ -26,7 +27,10 @@ def _choose() -> Literal["compiled", "pure"]:
         return "pure"
     try:
         # Also those that other modules drive: a half-built extension is a missing one.
-        for name in ("bencode", "ed25519", "xor", "dht", "table", "front", "datagrams"):
+        for name in (
+            *("answers", "bencode", "contacts", "ed25519", "xor", "dht"),
+            *("table", "front", "datagrams"),
+        ):
             importlib.import_module(f"relay._speedups.{name}")
     except ImportError as error:
         logging.getLogger("relay.kernels").warning(
@@ -40,6 +44,12 @@ IMPLEMENTATION: Final = _choose()
 """Which of the two was chosen. Read by start-up messages, `/stats` and tests."""
 
 if TYPE_CHECKING or IMPLEMENTATION == "pure":
+    from relay._pure.answers import (
+        PAYLOAD_BYTES_MIN,
+        TRANSACTION_ID_BYTES_MAX,
+        Answer,
+        read_answer,
+    )
     from relay._pure.bencode import (
         DEPTH_MAX,
         DIGITS_MAX,
@@ -47,6 +57,15 @@ if TYPE_CHECKING or IMPLEMENTATION == "pure":
         decode,
         decode_prefix,
         encode,
+    )
+    from relay._pure.contacts import (
+        CANDIDATES_MAX,
+        NODES_PER_ANSWER_MAX,
+        QUERIES_MAX,
+        Contact,
+        K,
+        Progress,
+        Row,
     )
     from relay._pure.dht import (
         BudgetCells,
@@ -58,6 +77,12 @@ if TYPE_CHECKING or IMPLEMENTATION == "pure":
     from relay._pure.ed25519 import is_point, verify, verify_batch
     from relay._pure.xor import ID_BYTES, bucket_index, distance
 else:
+    from relay._speedups.answers import (
+        PAYLOAD_BYTES_MIN,
+        TRANSACTION_ID_BYTES_MAX,
+        Answer,
+        read_answer,
+    )
     from relay._speedups.bencode import (
         DEPTH_MAX,
         DIGITS_MAX,
@@ -65,6 +90,15 @@ else:
         decode,
         decode_prefix,
         encode,
+    )
+    from relay._speedups.contacts import (
+        CANDIDATES_MAX,
+        NODES_PER_ANSWER_MAX,
+        QUERIES_MAX,
+        Contact,
+        K,
+        Progress,
+        Row,
     )
     from relay._speedups.dht import (
         BudgetCells,
@@ -78,16 +112,28 @@ else:
 
 
 __all__ = [
+    "CANDIDATES_MAX",
     "DEPTH_MAX",
     "DIGITS_MAX",
     "FORCED_PURE",
     "ID_BYTES",
     "IMPLEMENTATION",
+    "NODES_PER_ANSWER_MAX",
+    "PAYLOAD_BYTES_MIN",
+    "QUERIES_MAX",
+    "TRANSACTION_ID_BYTES_MAX",
+    "Answer",
     "BencodeError",
     "BudgetCells",
+    "Contact",
     "IdTable",
+    "K",
+    "Progress",
     "RateCells",
     "RecordTable",
+    "Refusal",
+    "Row",
+    "State",
     "Value",
     "bucket_index",
     "decode",
@@ -95,6 +141,7 @@ __all__ = [
     "distance",
     "encode",
     "is_point",
+    "read_answer",
     "siphash",
     "verify",
     "verify_batch",

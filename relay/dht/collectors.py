@@ -9,7 +9,7 @@ Source: BEP 44, BEP 5 (`get_peers`); design/protocol.md, sections 7.1 and 7.6.
 
 from typing import Final, Protocol
 
-from relay import _kernels
+from relay._kernels import Answer
 from relay.dht import krpc
 from relay.dht.items import (
     SEQ_MAX,
@@ -20,7 +20,6 @@ from relay.dht.items import (
     immutable_target,
     value_bytes,
 )
-from relay.dht.krpc import Response
 from relay.dht.node_id import Address
 
 FOUND_MAX: Final = 64
@@ -34,7 +33,7 @@ class InvalidValueError(ValueError):
 class Collector(Protocol):
     """Reads the values of one look-up's answers."""
 
-    def take(self, response: Response) -> object | None:
+    def take(self, answer: Answer) -> object | None:
         """Return what is new and proven in an answer, None if there is nothing.
 
         Raises:
@@ -70,10 +69,10 @@ class ItemCollector:
         """The newest item so far."""
         return self.found[-1] if self.found else None
 
-    def take(self, response: Response) -> MutableItem | None:
+    def take(self, answer: Answer) -> MutableItem | None:
         """See `Collector`."""
-        item = self._read(response)
-        if item is None or (self.found and not newer(item, self.found[-1])):
+        item = self.wanted(answer)
+        if item is None:
             return None
         if item in self._forged or not item.verify():
             if len(self._forged) < FOUND_MAX:
@@ -84,21 +83,31 @@ class ItemCollector:
         self.found.append(item)
         return item
 
-    def _read(self, response: Response) -> MutableItem | None:
-        values = response.values
-        if b"v" not in values:
+    def wanted(self, answer: Answer) -> MutableItem | None:
+        """Return the item in an answer, unproven; None if there is none, or no newer one.
+
+        Raises:
+            InvalidValueError: there is something else.
+        """
+        v_encoded = answer.v_encoded
+        if v_encoded is None:
             return None  # nothing stored, or nothing newer than the asked seq
-        public_key, seq, signature = values.get(b"k"), values.get(b"seq"), values.get(b"sig")
+        seq, signature = answer.seq, answer.signature
         if (
-            public_key != self._public_key
-            or not isinstance(seq, int)
+            answer.public_key != self._public_key
+            or seq is None
             or not SEQ_MIN <= seq <= SEQ_MAX
-            or not isinstance(signature, bytes)
+            or signature is None
             or len(signature) != SIGNATURE_BYTES
         ):
             raise InvalidValueError("no mutable item of this key")
-        v_encoded = _read_value(response)
-        return MutableItem(self._public_key, seq, v_encoded, signature, self._salt)
+        if self.found:
+            best = self.found[-1]
+            if best.seq == seq and best.v_encoded == v_encoded:
+                return None  # as most: all nodes have the same
+        _check_size(v_encoded)
+        item = MutableItem(self._public_key, seq, v_encoded, signature, self._salt)
+        return None if self.found and not newer(item, self.found[-1]) else item
 
 
 class ValueCollector:
@@ -108,11 +117,12 @@ class ValueCollector:
         self._target = target
         self.found: list[bytes] = []
 
-    def take(self, response: Response) -> bytes | None:
+    def take(self, answer: Answer) -> bytes | None:
         """See `Collector`."""
-        if self.found or b"v" not in response.values:
+        v_encoded = answer.v_encoded
+        if self.found or v_encoded is None:
             return None
-        v_encoded = _read_value(response)
+        _check_size(v_encoded)
         if immutable_target(v_encoded) != self._target:
             raise InvalidValueError("another value's hash")
         self.found.append(v_encoded)
@@ -125,9 +135,9 @@ class PeerCollector:
     def __init__(self) -> None:
         self.found: list[tuple[Address, ...]] = []
 
-    def take(self, response: Response) -> tuple[Address, ...] | None:
+    def take(self, answer: Answer) -> tuple[Address, ...] | None:
         """See `Collector`."""
-        entries = response.values.get(b"values")
+        entries = answer.peers
         if entries is None:
             return None
         if not isinstance(entries, list):
@@ -144,9 +154,7 @@ class PeerCollector:
         return peers
 
 
-def _read_value(response: Response) -> bytes:
-    """Return `v` bencoded, or raise if it is larger than BEP 44 allows."""
-    v_encoded = _kernels.encode(response.values[b"v"])
+def _check_size(v_encoded: bytes) -> None:
+    """Raise if a value is larger than BEP 44 allows."""
     if value_bytes(v_encoded) > VALUE_BYTES_MAX:
         raise InvalidValueError("value too large")
-    return v_encoded

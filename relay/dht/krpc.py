@@ -2,8 +2,9 @@
 
 A datagram is one bencoded dictionary: a query (`y` = q), a response (r) or an
 error (e), tied together by the transaction id `t`. This module turns bytes into
-one of three value types and back, and knows the compact forms of addresses (6
-bytes) and nodes (26 bytes). What a message *means* is decided by its readers.
+one of three value types and back, responses to our own queries into an `Answer`, and
+knows the compact forms of addresses (6 bytes) and nodes (26 bytes). What a message
+*means* is decided by its readers.
 
 Reading is as tolerant as BEP 5 allows: keys in any order, bytes behind the
 dictionary, unknown keys, any version tag. Writing is canonical, with the keys the
@@ -17,15 +18,11 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from relay import _kernels
-from relay._kernels import Value
+from relay._kernels import PAYLOAD_BYTES_MIN, TRANSACTION_ID_BYTES_MAX, Answer, Value
 from relay.dht.node_id import ID_BYTES, Address, NodeInfo, ip_octets
 
 VERSION: Final = b"PK\x00\x01"
 """Our `v`. Not the reference's `RS`: some nodes treat versions differently, so never pretend."""
-PAYLOAD_BYTES_MIN: Final = 15
-"""Shorter datagrams cannot hold a message and are dropped unread, as in the reference."""
-TRANSACTION_ID_BYTES_MAX: Final = 32
-"""Longer transaction ids are refused: echoing them would only serve an amplifier."""
 VERSION_BYTES_MAX: Final = 1000
 """A version tag beyond this is forgotten, not refused."""
 NODE_BYTES: Final = 26
@@ -77,6 +74,44 @@ class ErrorReply:
 
 
 Message: TypeAlias = Query | Response | ErrorReply
+
+
+def read(payload: bytes) -> Query | Answer | ErrorReply:
+    """Read one datagram, a response in the terms of our look-ups and puts.
+
+    Raises:
+        KrpcDecodeError: as `decode`.
+    """
+    answer = _kernels.read_answer(payload)
+    if answer is not None:
+        return answer
+    message = decode(payload)
+    return answer_of(message) if isinstance(message, Response) else message
+
+
+def answer_of(response: Response) -> Answer:
+    """Return a response in the terms of look-ups and puts: what is misshapen counts as absent."""
+    values = response.values
+    node_id = _octets(values, b"id")
+    seq, value = values.get(b"seq"), values.get(b"v")
+    return Answer(
+        response.transaction_id,
+        node_id if node_id is not None and len(node_id) == ID_BYTES else None,
+        _octets(values, b"nodes"),
+        _octets(values, b"token"),
+        _octets(values, b"k"),
+        seq if isinstance(seq, int) else None,
+        _octets(values, b"sig"),
+        None if value is None else _kernels.encode(value),
+        values.get(b"values"),
+        None if response.requester is None else pack_address(response.requester),
+        response.read_only,
+    )
+
+
+def _octets(values: Mapping[bytes, Value], key: bytes) -> bytes | None:
+    value = values.get(key)
+    return value if isinstance(value, bytes) else None
 
 
 def decode(payload: bytes) -> Message:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Final, Literal
 
-from relay._kernels import Value
+from relay._kernels import Answer, Value
 from relay.dht import krpc, native
 from relay.dht.budget import Pacer, QueryLimit, SourceBudgets
 from relay.dht.counters import NodeCounters
@@ -28,7 +28,7 @@ from relay.dht.estimate import LookupHistory
 from relay.dht.events import Bootstrapped, Event, GetHandle, Handle, PutHandle, TablePoor
 from relay.dht.identity import Identity
 from relay.dht.items import ItemStore, MutableItem, PeerStore
-from relay.dht.krpc import ErrorReply, KrpcDecodeError, Query, Response
+from relay.dht.krpc import ErrorReply, KrpcDecodeError, Query
 from relay.dht.lookup import Lookup
 from relay.dht.maintenance import Maintenance, Pings
 from relay.dht.node_id import (
@@ -157,7 +157,7 @@ class DhtNode:
             self.counters.dropped_malformed += 1
             return
         try:
-            message = krpc.decode(payload)
+            message = krpc.read(payload)
         except KrpcDecodeError:
             self.counters.dropped_malformed += 1
             return
@@ -374,7 +374,7 @@ class DhtNode:
 
     # Answers to us.
 
-    def _on_answer(self, answer: Response | ErrorReply, source: Address, now: float) -> None:
+    def _on_answer(self, answer: Answer | ErrorReply, source: Address, now: float) -> None:
         transaction = self._dispatcher.close(source, answer.transaction_id, now)
         if transaction is None:
             self.counters.unsolicited += 1
@@ -394,17 +394,12 @@ class DhtNode:
         self,
         operation: Operation,
         contact: Contact,
-        response: Response,
+        answer: Answer,
         source: Address,
         now: float,
     ) -> None:
-        node_id = response.values.get(b"id")
-        if (
-            response.read_only
-            or not isinstance(node_id, bytes)
-            or len(node_id) != ID_BYTES
-            or node_id == self._identity.node_id
-        ):
+        node_id = answer.node_id
+        if answer.read_only or node_id is None or node_id == self._identity.node_id:
             if not operation.done:
                 operation.on_refusal(contact, None)
             return
@@ -413,7 +408,7 @@ class DhtNode:
             self._bootstrapped = True
             self._events.append(Bootstrapped())
         if not operation.done:
-            operation.on_response(contact, node_id, response)
+            operation.on_response(contact, node_id, answer)
 
     # What the parts report.
 

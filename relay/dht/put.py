@@ -23,13 +23,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from relay._kernels import Value
+from relay._kernels import Answer, Value
 from relay.dht.collectors import Collector
 from relay.dht.estimate import StoreNode
 from relay.dht.events import PutFailure, PutHandle, PutOutcome
-from relay.dht.krpc import ErrorReply, QueryTemplate, Response, WriteTemplate
+from relay.dht.krpc import QueryTemplate, WriteTemplate
 from relay.dht.node_id import Address
-from relay.dht.operations import Contact, Operation, State
+from relay.dht.operations import Contact, Operation, Refusal, State
 
 STORE_NODES_MAX: Final = 255
 """Nodes written to in one put, as in the reference."""
@@ -117,12 +117,12 @@ class StoreRound(Operation):
             return False
         return self.late == 0 or bool(self.put.stored_at)
 
-    def on_response(self, contact: Contact, node_id: bytes, response: Response) -> None:
+    def on_response(self, contact: Contact, node_id: bytes, answer: Answer) -> None:
         """See `Operation`."""
-        super().on_response(contact, node_id, response)
+        super().on_response(contact, node_id, answer)
         self.put.stored_at.add(contact.address)
 
-    def on_refusal(self, contact: Contact, error: ErrorReply | None) -> None:
+    def on_refusal(self, contact: Contact, error: Refusal | None) -> None:
         """See `Operation`."""
         super().on_refusal(contact, error)
         if error is not None:

@@ -134,7 +134,7 @@ def test_no_datagram_harms_a_node_at_work(data: st.DataObject, server: bool) -> 
         node.handle_deadline(now)
         assert len(sent) <= OUTBOX_MAX + WINDOW
         for lookup in node._requests._by_lookup:
-            assert len(lookup._row) <= CANDIDATES_MAX
+            assert lookup.in_row <= CANDIDATES_MAX
         finished |= ended(node)
     while not handles <= finished:  # whatever was received, everything comes to an end
         now = node.next_deadline()

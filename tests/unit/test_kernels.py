@@ -5,24 +5,31 @@ import subprocess
 import sys
 
 from relay import _kernels
+from relay._pure import answers as pure_answers
 from relay._pure import bencode as pure_bencode
+from relay._pure import contacts as pure_contacts
 from relay._pure import dht as pure_dht
 from relay._pure import ed25519 as pure_ed25519
 from relay._pure import xor as pure_xor
-from relay._speedups import bencode, dht, ed25519, xor
+from relay._speedups import answers, bencode, contacts, dht, ed25519, xor
 
 KERNELS = {
+    "Answer": (answers, pure_answers),
     "BencodeError": (bencode, pure_bencode),
     "BudgetCells": (dht, pure_dht),
+    "Contact": (contacts, pure_contacts),
     "IdTable": (dht, pure_dht),
+    "Progress": (contacts, pure_contacts),
     "RateCells": (dht, pure_dht),
     "RecordTable": (dht, pure_dht),
+    "Row": (contacts, pure_contacts),
     "bucket_index": (xor, pure_xor),
     "decode": (bencode, pure_bencode),
     "decode_prefix": (bencode, pure_bencode),
     "distance": (xor, pure_xor),
     "encode": (bencode, pure_bencode),
     "is_point": (ed25519, pure_ed25519),
+    "read_answer": (answers, pure_answers),
     "siphash": (dht, pure_dht),
     "verify": (ed25519, pure_ed25519),
     "verify_batch": (ed25519, pure_ed25519),
@@ -34,7 +41,7 @@ logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(name)s", level=lo
 if "hide" in sys.argv:
     sys.modules["relay._speedups.xor"] = None  # the import system's way to say: not there
 from relay import _kernels as k
-kernels = (k.decode, k.distance, k.verify, k.IdTable)
+kernels = (k.read_answer, k.decode, k.Row, k.distance, k.verify, k.IdTable)
 print(k.IMPLEMENTATION, k.FORCED_PURE, *sorted({kernel.__module__ for kernel in kernels}))
 """
 
@@ -53,10 +60,9 @@ def report(*, environment: dict[str, str], arguments: tuple[str, ...] = ()) -> l
     return result.stdout.splitlines()
 
 
-COMPILED = "compiled False " + " ".join(
-    f"relay._speedups.{name}" for name in ("bencode", "dht", "ed25519", "xor")
-)
-PURE = "relay._pure.bencode relay._pure.dht relay._pure.ed25519 relay._pure.xor"
+NAMES = ("answers", "bencode", "contacts", "dht", "ed25519", "xor")
+COMPILED = " ".join(["compiled False", *(f"relay._speedups.{name}" for name in NAMES)])
+PURE = " ".join(f"relay._pure.{name}" for name in NAMES)
 
 
 def test_this_suite_runs_with_the_kernels_it_was_asked_to_run_with() -> None:
@@ -70,12 +76,12 @@ def test_this_suite_runs_with_the_kernels_it_was_asked_to_run_with() -> None:
 
 def test_the_table_above_names_every_kernel() -> None:
     constants = {name for name in _kernels.__all__ if name.isupper()}
-    assert set(_kernels.__all__) == KERNELS.keys() | constants | {"Value"}
+    assert set(_kernels.__all__) == KERNELS.keys() | constants | {"Refusal", "State", "Value"}
 
 
 def test_compiled_kernels_are_chosen_and_are_machine_code() -> None:
     assert report(environment={}) == [COMPILED]
-    for module in (bencode, dht, ed25519, xor):
+    for module in (answers, bencode, contacts, dht, ed25519, xor):
         assert module.__file__ is not None
         assert module.__file__.endswith((".so", ".pyd"))
 

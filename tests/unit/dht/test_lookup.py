@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from relay.dht import krpc
 from relay.dht.collectors import ItemCollector
-from relay.dht.krpc import ErrorReply, QueryTemplate, Response, Value
+from relay.dht.krpc import ErrorReply, QueryTemplate, Response, Value, answer_of
 from relay.dht.lookup import CANDIDATES_MAX, NODES_PER_ANSWER_MAX, QUERIES_MAX, K, Lookup
 from relay.dht.node_id import Address, NodeInfo, secure_id
 from relay.dht.operations import Contact, State
@@ -43,7 +43,7 @@ def respond(
     contents: dict[bytes, Value] = {key.encode(): value for key, value in values.items()}
     contents[b"nodes"] = krpc.pack_nodes(nodes or [])
     assert contact.id is not None
-    lookup.on_response(contact, contact.id, Response(b"aaaa", contents))
+    lookup.on_response(contact, contact.id, answer_of(Response(b"aaaa", contents)))
 
 
 def addresses(contacts: list[Contact]) -> list[Address]:
@@ -136,7 +136,7 @@ def test_bootstrap_addresses_are_asked_and_find_their_place_by_their_answer() ->
     lookup.add_address(("10.0.0.7", 1))
     assert not lookup.settled()
     (router,) = ask(lookup)
-    lookup.on_response(router, node(5).id, Response(b"aaaa", {b"token": b"t"}))
+    lookup.on_response(router, node(5).id, answer_of(Response(b"aaaa", {b"token": b"t"})))
     assert lookup.settled()
     (responder,) = lookup.responders()
     assert (responder.id, responder.address, responder.token) == (node(5).id, ("10.0.0.7", 1), b"t")
@@ -160,7 +160,7 @@ def test_an_answer_without_anything_in_it_is_of_no_use() -> None:
     lookup = make_lookup()
     lookup.add(node(1))
     (contact,) = ask(lookup)
-    lookup.on_response(contact, node(1).id, Response(b"aaaa", {b"id": node(1).id}))
+    lookup.on_response(contact, node(1).id, answer_of(Response(b"aaaa", {b"id": node(1).id})))
     assert (lookup.responded, lookup.usable) == (1, 0)
 
 
@@ -174,7 +174,7 @@ def test_ourselves_is_never_asked_nor_believed() -> None:
     lookup = make_lookup()
     lookup.add(node(1))
     (mirror,) = ask(lookup)
-    lookup.on_response(mirror, OWN_ID, Response(b"aaaa", {b"nodes": b""}))
+    lookup.on_response(mirror, OWN_ID, answer_of(Response(b"aaaa", {b"nodes": b""})))
     assert (mirror.state, lookup.usable) == (State.REFUSED, 0)
 
 
@@ -248,7 +248,7 @@ def test_a_node_under_a_false_name_gets_its_true_place() -> None:
     lookup.add(node(5))
     false, other = ask(lookup)
     respond(lookup, other)
-    lookup.on_response(false, node(77).id, Response(b"aaaa", {b"nodes": b""}))
+    lookup.on_response(false, node(77).id, answer_of(Response(b"aaaa", {b"nodes": b""})))
     assert [contact.id for contact in lookup.responders()] == [node(5).id, node(77).id]
 
 
@@ -258,7 +258,7 @@ def test_a_copied_identifier_counts_once() -> None:
     lookup.add(node(2))
     honest, thief = ask(lookup)
     respond(lookup, honest)
-    lookup.on_response(thief, node(1).id, Response(b"aaaa", {b"nodes": b""}))
+    lookup.on_response(thief, node(1).id, answer_of(Response(b"aaaa", {b"nodes": b""})))
     assert [contact.address for contact in lookup.responders()] == [node(1).address]
     assert lookup.settled()
 
@@ -285,7 +285,7 @@ def test_the_row_is_bounded() -> None:
         lookup.add(node(distance))
     for distance in range(CANDIDATES_MAX * 2, CANDIDATES_MAX * 3):
         lookup.add(node(distance))
-    assert len(lookup._row) == len(lookup._by_address) == CANDIDATES_MAX
+    assert lookup.in_row == lookup.known == CANDIDATES_MAX
     assert [n.id for n in lookup.candidates()] == [node(d).id for d in range(1, K + 1)]
 
 
@@ -294,7 +294,7 @@ def test_only_so_many_nodes_are_believed_from_one_answer() -> None:
     lookup.add(node(1 << 100, "10.200.0.1"))
     (contact,) = ask(lookup)
     respond(lookup, contact, [node(distance) for distance in range(1, 100)])
-    assert len(lookup._row) == 1 + NODES_PER_ANSWER_MAX
+    assert lookup.in_row == 1 + NODES_PER_ANSWER_MAX
 
 
 def item_values(seed: int, seq: int, value: bytes = b"hello") -> dict[str, Value]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from relay._kernels import Answer
 from relay.dht import krpc
 from relay.dht.estimate import StoreNode
 from relay.dht.events import PutFailure, PutOutcome
-from relay.dht.krpc import ErrorReply, Query, Response
+from relay.dht.krpc import ErrorReply, Query
 from relay.dht.operations import Contact
 from relay.dht.put import STORE_NODES_MAX, Put, StoreRound, Write
 
@@ -40,7 +41,7 @@ def ask(writes: StoreRound) -> list[Contact]:
 
 def acknowledge(writes: StoreRound, contact: Contact) -> None:
     assert contact.id is not None
-    writes.on_response(contact, contact.id, Response(b"aaaa", {b"id": contact.id}))
+    writes.on_response(contact, contact.id, Answer(b"aaaa", contact.id))
 
 
 def refuse(writes: StoreRound, contact: Contact, code: int) -> None:

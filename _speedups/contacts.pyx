@@ -1,0 +1,482 @@
+# cython: autotestdict=False
+"""The contacts of one operation in C. Twin and specification: relay/_pure/contacts.py.
+
+A look-up learns twenty nodes from each answer, nearly all of them known by then: recognising
+one is a look at 26 bytes. The front is walked anew for each question; it is 20 contacts long.
+
+Owns nothing but Python objects. Not safe to share between threads.
+
+Parity: tests/parity/test_contacts.py.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItem
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcmp
+
+from _speedups.xor cimport Ranked, before, load
+
+from relay._pure.contacts import State
+
+cdef extern from "Python.h":
+    object PyUnicode_FromFormat(const char *format, ...)
+
+K = 20
+CANDIDATES_MAX = 400
+QUERIES_MAX = 256
+NODES_PER_ANSWER_MAX = 40
+
+cdef enum:
+    _ID_BYTES = 20
+    _NODE_BYTES = 26
+    _K = 20
+    _CANDIDATES_MAX = 400
+    _QUERIES_MAX = 256
+    _NODES_PER_ANSWER_MAX = 40
+
+cdef enum:
+    _NEW = 0
+    _WAITING = 1
+    _SLOW = 2
+    _LATE = 3
+    _RESPONDED = 4
+    _REFUSED = 5
+    _DEAD = 6
+
+cdef tuple _STATES = tuple(State)
+
+ctypedef const unsigned char Octet
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Contact:
+    """A node in the eyes of one operation."""
+    cdef readonly tuple address
+    cdef readonly bytes id
+    cdef public bytes token
+    cdef Ranked _rank           # its slot is not used
+    cdef int _state
+
+    def __init__(self, tuple address not None, bytes node_id=None, bytes token not None=b""):
+        self.address = address
+        self.id = node_id
+        self.token = token
+        self._rank = _zero()
+        self._state = _NEW
+
+    @property
+    def state(self):
+        """How far the operation has come with this contact; a `Progress` changes it."""
+        return _STATES[self._state]
+
+
+cdef class Progress:
+    """In which state how many contacts of an operation are."""
+    cdef object __weakref__
+    cdef public bint queued
+    cdef public bint done
+    cdef readonly Py_ssize_t sent
+    cdef readonly Py_ssize_t responded
+    cdef readonly Py_ssize_t waiting
+    cdef readonly Py_ssize_t late
+
+    def on_sent(self, Contact contact not None, *, bint suspect):
+        """A query is on its way. Nobody waits for a suspect, which was silent lately."""
+        self._enter(contact, _SLOW if suspect else _WAITING)
+        self.sent += 1
+
+    def on_response(self, Contact contact not None, bytes node_id not None, answer):
+        """`contact` answered, naming itself `node_id` (20 bytes)."""
+        self._enter(contact, _RESPONDED)
+        self.responded += 1
+
+    def on_refusal(self, Contact contact not None, error):
+        """`contact` answered with an error, or (None) with something that is no use."""
+        self._enter(contact, _REFUSED)
+        self.responded += 1
+
+    def on_slow(self, Contact contact not None):
+        """`contact` takes longer than nodes usually do."""
+        self._enter(contact, _SLOW)
+
+    def on_late(self, Contact contact not None):
+        """`contact` is no longer worth waiting for."""
+        self._enter(contact, _LATE)
+
+    def on_dead(self, Contact contact not None):
+        """`contact` let the request time-out pass, or may not be asked at all now."""
+        self._enter(contact, _DEAD)
+
+    cdef void _enter(self, Contact contact, int state) noexcept:
+        """Change a contact's state, and the counts with it."""
+        if contact._state == _WAITING or contact._state == _SLOW:
+            self.waiting -= 1
+        elif contact._state == _LATE:
+            self.late -= 1
+        if state == _WAITING or state == _SLOW:
+            self.waiting += 1
+        elif state == _LATE:
+            self.late += 1
+        contact._state = state
+
+
+cdef class Row(Progress):
+    """The contacts of a look-up, in order."""
+    cdef bytes _own_id
+    cdef object _own_addresses
+    cdef list _row
+    cdef list _seeds
+    cdef dict _by_number        # by IP address and port
+    cdef dict _by_machine       # by IP address and r, see `_machine`
+    cdef Ranked _centre         # the target, where ranks have their distance
+
+    def __init__(self, bytes target not None, bytes own_id not None, own_addresses):
+        self._centre = _zero()
+        self._centre.distance = load(_octets(target))
+        self._own_id = own_id
+        self._own_addresses = own_addresses
+        self._row = []
+        self._seeds = []
+        self._by_number = {}
+        self._by_machine = {}
+
+    def add(self, node):
+        """Enter a node, unless it is ourselves, known, or a second one on its machine."""
+        cdef bytes node_id
+        cdef tuple address
+        node_id, address = node
+        _octets(node_id)
+        self._add(node_id, address, _number(address))
+
+    def add_address(self, tuple address not None):
+        """Enter an address whose identifier is unknown: it is asked in any case."""
+        cdef object number = _number(address)
+        if number not in self._by_number:
+            seed = Contact(address)
+            self._by_number[number] = seed
+            self._seeds.append(seed)
+
+    def learn(self, bytes packed not None, tuple source not None):
+        """Enter the nodes that an answer names, `NODES_PER_ANSWER_MAX` at most."""
+        cdef Octet *at = <Octet *> PyBytes_AS_STRING(packed)
+        cdef Py_ssize_t count = min(PyBytes_GET_SIZE(packed) // _NODE_BYTES, _NODES_PER_ANSWER_MAX)
+        cdef bint inside = _is_exempt(<uint32_t> (<uint64_t> _number(source) >> 16))
+        cdef uint64_t number
+        cdef object key
+        cdef PyObject *known
+        cdef tuple address
+        for _ in range(count):
+            number = _big_endian(at + _ID_BYTES)
+            key = number
+            known = PyDict_GetItem(self._by_number, key)
+            if known is NULL or not _same_id(<Contact> known, at):
+                if _is_usable(number, inside):
+                    address = _address(number)
+                    if address not in self._own_addresses:
+                        self._add(PyBytes_FromStringAndSize(<char *> at, _ID_BYTES), address, key)
+            at += _NODE_BYTES
+
+    def rename(self, Contact contact not None, bytes node_id not None):
+        """Give a contact that answered its true identifier, and its place by it."""
+        cdef Ranked rank
+        cdef Py_ssize_t at
+        cdef Contact rival
+        cdef uint64_t number = _number(contact.address)
+        rank = self._rank_of(_octets(node_id), <uint32_t> (number >> 16))
+        at = self._place_of(&rank)
+        if at < PyList_GET_SIZE(self._row):
+            rival = self._contact(at)
+            if _equal(&rival._rank, &rank):
+                if rival._state == _RESPONDED:
+                    self._remove(contact)
+                    contact.id = node_id
+                    return
+                self._remove(rival)
+        self._move(contact, node_id, rank)
+
+    def next_contact(self):
+        """Return whom to ask now: seeds first, then the front from its head."""
+        cdef Contact contact
+        cdef Py_ssize_t at
+        cdef int live = 0
+        if self.sent >= _QUERIES_MAX:
+            return None
+        for contact in self._seeds:
+            if contact._state == _NEW:
+                return contact
+        for at in range(PyList_GET_SIZE(self._row)):
+            contact = self._contact(at)
+            if contact._state == _NEW:
+                return contact
+            if contact._state == _RESPONDED or contact._state == _WAITING:
+                live += 1
+                if live == _K:
+                    break
+        return None
+
+    def settled(self):
+        """Whether the front has answered, or nobody is left to ask or worth waiting for."""
+        cdef Contact contact
+        cdef Py_ssize_t at
+        cdef int live = 0
+        cdef bint asking = self.sent < _QUERIES_MAX
+        for at in range(PyList_GET_SIZE(self._row)):
+            contact = self._contact(at)
+            if contact._state == _WAITING or (asking and contact._state == _NEW):
+                return False
+            if contact._state == _RESPONDED or contact._state == _NEW:
+                live += 1
+                if live == _K:
+                    return True
+        if self.waiting or (self.late and not self.responded):
+            return False
+        if asking:
+            for contact in self._seeds:
+                if contact._state == _NEW:
+                    return False
+        return True
+
+    def head(self):
+        """Return the first `K` contacts of the row, whatever their state."""
+        return self._row[:_K]
+
+    def responders(self):
+        """Return the contacts that responded, in order."""
+        cdef list found = []
+        cdef Contact contact
+        for contact in self._row:
+            if contact._state == _RESPONDED:
+                found.append(contact)
+        return found
+
+    @property
+    def in_row(self):
+        """Contacts in the row, at most `CANDIDATES_MAX`."""
+        return PyList_GET_SIZE(self._row)
+
+    @property
+    def known(self):
+        """Addresses that are recognised, those of seeds included."""
+        return len(self._by_number)
+
+    cdef inline Contact _contact(self, Py_ssize_t at):
+        return <Contact> PyList_GET_ITEM(self._row, at)
+
+    cdef int _add(self, bytes node_id, tuple address, object key) except -1:
+        """Do what `add` does, with `key` the number of the address."""
+        cdef uint64_t number = key
+        cdef uint32_t ip = <uint32_t> (number >> 16)
+        cdef Ranked rank
+        cdef PyObject *known
+        cdef object machine = None
+        cdef Contact contact
+        if node_id == self._own_id:
+            return 0
+        rank = self._rank_of(<Octet *> PyBytes_AS_STRING(node_id), ip)
+        known = PyDict_GetItem(self._by_number, key)
+        if known is not NULL:
+            contact = <Contact> known
+            if contact.id is not None and contact._state == _NEW and before(&rank, &contact._rank):
+                self._move(contact, node_id, rank)
+            return 0
+        if not _is_exempt(ip):
+            machine = _machine(ip, node_id, rank.late)
+            known = PyDict_GetItem(self._by_machine, machine)
+            if known is not NULL and (<Contact> known)._state != _DEAD:
+                return 0
+        contact = Contact.__new__(Contact)
+        contact.address = address
+        contact.id = node_id
+        contact.token = b""
+        contact._rank = rank
+        if self._place(contact, key) and machine is not None:
+            self._by_machine[machine] = contact
+        return 0
+
+    cdef Ranked _rank_of(self, Octet *node_id, uint32_t ip) noexcept:
+        cdef Ranked rank = self._centre
+        cdef Ranked other
+        other.distance = load(node_id)
+        rank.distance.high ^= other.distance.high
+        rank.distance.middle ^= other.distance.middle
+        rank.distance.low ^= other.distance.low
+        rank.late = not _is_secure(node_id, ip)
+        return rank
+
+    cdef bint _place(self, Contact contact, object key) except -1:
+        """Find a place for a new contact; False if there is none."""
+        cdef Contact last
+        if PyList_GET_SIZE(self._row) >= _CANDIDATES_MAX:
+            last = self._contact(PyList_GET_SIZE(self._row) - 1)
+            if before(&last._rank, &contact._rank) or last._state != _NEW:
+                return False
+            self._remove(last)
+            self._enter(last, _DEAD)    # its machine may have another contact now
+            del self._by_number[_number(last.address)]
+        if not self._insert(contact):
+            return False
+        self._by_number[key] = contact
+        return True
+
+    cdef Py_ssize_t _place_of(self, const Ranked *rank) noexcept:
+        """The first place in the row whose contact is not before `rank`."""
+        cdef Py_ssize_t low = 0
+        cdef Py_ssize_t high = PyList_GET_SIZE(self._row)
+        cdef Py_ssize_t middle
+        while low < high:
+            middle = (low + high) // 2
+            if before(&self._contact(middle)._rank, rank):
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    cdef bint _insert(self, Contact contact) except -1:
+        """Put a contact into the row; False if its identifier is there already."""
+        cdef Py_ssize_t at = self._place_of(&contact._rank)
+        if at < PyList_GET_SIZE(self._row) and _equal(&self._contact(at)._rank, &contact._rank):
+            return False
+        self._row.insert(at, contact)
+        return True
+
+    cdef int _remove(self, Contact contact) except -1:
+        cdef Py_ssize_t at = self._place_of(&contact._rank)
+        if at < PyList_GET_SIZE(self._row) and self._contact(at) is contact:
+            del self._row[at]
+        return 0
+
+    cdef int _move(self, Contact contact, bytes node_id, Ranked rank) except -1:
+        self._remove(contact)
+        contact.id = node_id
+        contact._rank = rank
+        self._insert(contact)
+        return 0
+
+
+cdef Ranked _zero() noexcept:
+    cdef Ranked rank
+    rank.distance.high = 0
+    rank.distance.middle = 0
+    rank.distance.low = 0
+    rank.late = False
+    rank.slot = 0
+    return rank
+
+
+cdef inline bint _equal(const Ranked *left, const Ranked *right) noexcept:
+    return not before(left, right) and not before(right, left)
+
+
+cdef inline bint _same_id(Contact contact, Octet *octets) noexcept:
+    return contact.id is not None and memcmp(
+        PyBytes_AS_STRING(contact.id), octets, _ID_BYTES
+    ) == 0
+
+
+cdef Octet *_octets(bytes identifier) except NULL:
+    """The bytes of an identifier, owned by it."""
+    if identifier is None or PyBytes_GET_SIZE(identifier) != _ID_BYTES:
+        raise ValueError("an identifier has 20 bytes")
+    return <Octet *> PyBytes_AS_STRING(identifier)
+
+
+cdef uint64_t _big_endian(Octet *octets) noexcept:
+    """Six bytes, an address in compact form, as a number."""
+    cdef uint64_t number = 0
+    cdef int at
+    for at in range(6):
+        number = number << 8 | octets[at]
+    return number
+
+
+cdef object _number(tuple address):
+    """An address as the number that its compact form is; ValueError if it is no IPv4 address."""
+    cdef Py_ssize_t size
+    cdef str ip
+    cdef const char *text
+    cdef uint64_t number = 0
+    cdef unsigned int octet = 0
+    cdef int digits = 0
+    cdef int parts = 1
+    cdef Py_ssize_t at
+    cdef uint64_t port
+    ip, port = address
+    text = PyUnicode_AsUTF8AndSize(ip, &size)
+    for at in range(size):
+        if c"0" <= text[at] <= c"9" and digits < 3:
+            octet = octet * 10 + <unsigned char> (text[at] - c"0")
+            digits += 1
+        elif text[at] == c"." and digits and octet < 256 and parts < 4:
+            number = number << 8 | octet
+            octet = 0
+            digits = 0
+            parts += 1
+        else:
+            digits = 0
+            break
+    if parts != 4 or not digits or octet > 255:
+        raise ValueError(f"not an IPv4 address: {ip!r}")
+    return (number << 8 | octet) << 16 | port
+
+
+cdef tuple _address(uint64_t number):
+    """The address whose compact form is `number`."""
+    cdef uint32_t ip = <uint32_t> (number >> 16)
+    return (
+        PyUnicode_FromFormat(
+            "%u.%u.%u.%u", ip >> 24, ip >> 16 & 0xFF, ip >> 8 & 0xFF, ip & 0xFF
+        ),
+        <int> (number & 0xFFFF),
+    )
+
+
+cdef object _machine(uint32_t ip, bytes node_id, bint insecure):
+    """What only one contact may have: the IP address, for secure identifiers with their r."""
+    cdef uint64_t r = 8
+    if not insecure:
+        r = (<Octet *> PyBytes_AS_STRING(node_id))[_ID_BYTES - 1] & 7
+    return <uint64_t> ip << 4 | r
+
+
+cdef bint _is_usable(uint64_t number, bint inside) noexcept:
+    """Whether an address may be named, `inside`: by an exempt one; our own are not known here."""
+    cdef uint32_t ip = <uint32_t> (number >> 16)
+    cdef unsigned int first = ip >> 24
+    if number & 0xFFFF == 0 or first < 1 or first > 223:
+        return False
+    return inside or not _is_exempt(ip)
+
+
+cdef bint _is_exempt(uint32_t ip) noexcept:
+    """Whether an address is loopback, private or link-local."""
+    cdef unsigned int first = ip >> 24
+    cdef unsigned int second = ip >> 16 & 0xFF
+    return (
+        first == 10
+        or first == 127
+        or (first == 172 and 16 <= second <= 31)
+        or (first == 192 and second == 168)
+        or (first == 169 and second == 254)
+    )
+
+
+cdef bint _is_secure(Octet *node_id, uint32_t ip) noexcept:
+    """Whether the first 21 bits of an identifier are those that BEP 42 derives from `ip`."""
+    cdef uint32_t masked, crc, prefix
+    cdef int shift
+    if _is_exempt(ip):
+        return True
+    masked = (ip & <uint32_t> 0x030F3FFF) | <uint32_t> (node_id[_ID_BYTES - 1] & 7) << 29
+    crc = <uint32_t> 0xFFFFFFFF
+    for shift in (24, 16, 8, 0):
+        crc ^= masked >> shift & 0xFF
+        for _ in range(8):
+            crc = crc >> 1 ^ (<uint32_t> 0x82F63B78 if crc & 1 else 0)
+    crc ^= <uint32_t> 0xFFFFFFFF
+    prefix = <uint32_t> node_id[0] << 16 | <uint32_t> node_id[1] << 8 | node_id[2]
+    return (crc >> 8 ^ prefix) >> 3 == 0
