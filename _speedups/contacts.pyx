@@ -18,8 +18,6 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from _speedups.xor cimport Ranked, before, load
-
 from relay._pure.contacts import State
 
 cdef extern from "Python.h":
@@ -51,6 +49,14 @@ cdef tuple _STATES = tuple(State)
 
 ctypedef const unsigned char Octet
 
+cdef struct Rank:
+    # A place in the row: whether the identifier is insecure, and its distance to the target,
+    # most significant word first.
+    bint late
+    uint64_t high
+    uint64_t middle
+    uint32_t low
+
 
 @cython.final
 @cython.freelist(64)
@@ -59,15 +65,13 @@ cdef class Contact:
     cdef readonly tuple address
     cdef readonly bytes id
     cdef public bytes token
-    cdef Ranked _rank           # its slot is not used
+    cdef Rank _rank
     cdef int _state
 
     def __init__(self, tuple address not None, bytes node_id=None, bytes token not None=b""):
         self.address = address
         self.id = node_id
         self.token = token
-        self._rank = _zero()
-        self._state = _NEW
 
     @property
     def state(self):
@@ -133,11 +137,10 @@ cdef class Row(Progress):
     cdef list _seeds
     cdef dict _by_number        # by IP address and port
     cdef dict _by_machine       # by IP address and r, see `_machine`
-    cdef Ranked _centre         # the target, where ranks have their distance
+    cdef Rank _centre         # the target
 
     def __init__(self, bytes target not None, bytes own_id not None, own_addresses):
-        self._centre = _zero()
-        self._centre.distance = load(_octets(target))
+        self._centre = _load(_octets(target))
         self._own_id = own_id
         self._own_addresses = own_addresses
         self._row = []
@@ -183,7 +186,7 @@ cdef class Row(Progress):
 
     def rename(self, Contact contact not None, bytes node_id not None):
         """Give a contact that answered its true identifier, and its place by it."""
-        cdef Ranked rank
+        cdef Rank rank
         cdef Py_ssize_t at
         cdef Contact rival
         cdef uint64_t number = _number(contact.address)
@@ -271,7 +274,7 @@ cdef class Row(Progress):
         """Do what `add` does, with `key` the number of the address."""
         cdef uint64_t number = key
         cdef uint32_t ip = <uint32_t> (number >> 16)
-        cdef Ranked rank
+        cdef Rank rank
         cdef PyObject *known
         cdef object machine = None
         cdef Contact contact
@@ -281,7 +284,7 @@ cdef class Row(Progress):
         known = PyDict_GetItem(self._by_number, key)
         if known is not NULL:
             contact = <Contact> known
-            if contact.id is not None and contact._state == _NEW and before(&rank, &contact._rank):
+            if contact.id is not None and contact._state == _NEW and _before(&rank, &contact._rank):
                 self._move(contact, node_id, rank)
             return 0
         if not _is_exempt(ip):
@@ -298,13 +301,11 @@ cdef class Row(Progress):
             self._by_machine[machine] = contact
         return 0
 
-    cdef Ranked _rank_of(self, Octet *node_id, uint32_t ip) noexcept:
-        cdef Ranked rank = self._centre
-        cdef Ranked other
-        other.distance = load(node_id)
-        rank.distance.high ^= other.distance.high
-        rank.distance.middle ^= other.distance.middle
-        rank.distance.low ^= other.distance.low
+    cdef Rank _rank_of(self, Octet *node_id, uint32_t ip) noexcept:
+        cdef Rank rank = _load(node_id)
+        rank.high ^= self._centre.high
+        rank.middle ^= self._centre.middle
+        rank.low ^= self._centre.low
         rank.late = not _is_secure(node_id, ip)
         return rank
 
@@ -313,7 +314,7 @@ cdef class Row(Progress):
         cdef Contact last
         if PyList_GET_SIZE(self._row) >= _CANDIDATES_MAX:
             last = self._contact(PyList_GET_SIZE(self._row) - 1)
-            if before(&last._rank, &contact._rank) or last._state != _NEW:
+            if _before(&last._rank, &contact._rank) or last._state != _NEW:
                 return False
             self._remove(last)
             self._enter(last, _DEAD)    # its machine may have another contact now
@@ -323,14 +324,14 @@ cdef class Row(Progress):
         self._by_number[key] = contact
         return True
 
-    cdef Py_ssize_t _place_of(self, const Ranked *rank) noexcept:
+    cdef Py_ssize_t _place_of(self, const Rank *rank) noexcept:
         """The first place in the row whose contact is not before `rank`."""
         cdef Py_ssize_t low = 0
         cdef Py_ssize_t high = PyList_GET_SIZE(self._row)
         cdef Py_ssize_t middle
         while low < high:
             middle = (low + high) // 2
-            if before(&self._contact(middle)._rank, rank):
+            if _before(&self._contact(middle)._rank, rank):
                 low = middle + 1
             else:
                 high = middle
@@ -350,7 +351,7 @@ cdef class Row(Progress):
             del self._row[at]
         return 0
 
-    cdef int _move(self, Contact contact, bytes node_id, Ranked rank) except -1:
+    cdef int _move(self, Contact contact, bytes node_id, Rank rank) except -1:
         self._remove(contact)
         contact.id = node_id
         contact._rank = rank
@@ -358,18 +359,36 @@ cdef class Row(Progress):
         return 0
 
 
-cdef Ranked _zero() noexcept:
-    cdef Ranked rank
-    rank.distance.high = 0
-    rank.distance.middle = 0
-    rank.distance.low = 0
+cdef Rank _load(Octet *octets) noexcept:
+    """The rank of a secure identifier at the target of zeros."""
+    cdef Rank rank
+    cdef int at
     rank.late = False
-    rank.slot = 0
+    rank.high = 0
+    rank.middle = 0
+    rank.low = 0
+    for at in range(8):
+        rank.high = rank.high << 8 | octets[at]
+    for at in range(8, 16):
+        rank.middle = rank.middle << 8 | octets[at]
+    for at in range(16, 20):
+        rank.low = rank.low << 8 | octets[at]
     return rank
 
 
-cdef inline bint _equal(const Ranked *left, const Ranked *right) noexcept:
-    return not before(left, right) and not before(right, left)
+cdef bint _before(const Rank *left, const Rank *right) noexcept:
+    """Whether `left` belongs strictly in front of `right`."""
+    if left.late != right.late:
+        return right.late
+    if left.high != right.high:
+        return left.high < right.high
+    if left.middle != right.middle:
+        return left.middle < right.middle
+    return left.low < right.low
+
+
+cdef inline bint _equal(const Rank *left, const Rank *right) noexcept:
+    return not _before(left, right) and not _before(right, left)
 
 
 cdef inline bint _same_id(Contact contact, Octet *octets) noexcept:
