@@ -16,6 +16,8 @@ FLOOR_LIFE_US: Final = 30 * 86_400 * 1_000_000
 """Long enough for any DHT node to have dropped the older packet (hours), by a wide margin."""
 _SAVED_MAX: Final = 8192
 """How many of those that the disk has are kept here as well."""
+_ABSENT_MAX: Final = 4096
+"""A PUT asks twice, before and after the DHT; so many may be under way."""
 
 
 class Floor(NamedTuple):
@@ -39,6 +41,7 @@ class FloorTable:
         self._unsaved_max: Final = unsaved_max
         self._known: OrderedDict[bytes, Floor] = OrderedDict()
         self._unsaved: OrderedDict[bytes, Floor] = OrderedDict()
+        self._absent: OrderedDict[bytes, None] = OrderedDict()
 
     def __len__(self) -> int:
         """How many floors are known here."""
@@ -55,6 +58,7 @@ class FloorTable:
         Returns:
             False if the disk will never learn of an older eviction, forgotten for this one.
         """
+        self._absent.pop(key, None)
         self._know(key, floor)
         if not save:
             return True
@@ -69,6 +73,22 @@ class FloorTable:
         """Note a floor read from the disk, unless one is known."""
         if key not in self._known:
             self._know(key, floor)
+
+    def learn_absent(self, key: bytes) -> None:
+        """Note that the disk, just asked, has nothing of `key`: neither a floor nor a packet."""
+        if key in self._known:  # evicted while the disk was asked
+            return
+        self._absent[key] = None
+        if len(self._absent) > _ABSENT_MAX:
+            self._absent.popitem(last=False)
+
+    def is_absent(self, key: bytes) -> bool:
+        """Tell whether the disk need not be asked: it has nothing but what memory gave it."""
+        return key in self._absent
+
+    def forget_absent(self) -> None:
+        """Note that it may be another disk from now on."""
+        self._absent.clear()
 
     def get(self, key: bytes, now_us: int) -> int | None:
         """Return the floor of `key` in microseconds, None if none is known here."""

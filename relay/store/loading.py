@@ -63,6 +63,7 @@ class Loader:
             and self.fault is None
             and (self.loading or self._memory.lost_evictions or self._has_floors)
             and key not in self._memory.table
+            and not self._memory.floors.is_absent(key)
         )
 
     @property
@@ -131,6 +132,7 @@ class Loader:
         if self._reader is None or self._reopen_wanted or self.fault is not None:
             await self.close()
             self._reopen_wanted = False
+            self._memory.floors.forget_absent()
             self._reader = await trio.to_thread.run_sync(
                 PacketReader, self._writer.path, limiter=self._thread
             )
@@ -164,8 +166,11 @@ class Loader:
 
     async def _read_wanted(self, reader: PacketReader) -> None:
         keys = list(islice(self._wanted, READ_KEYS_MAX))
-        self._memory.adopt(await trio.to_thread.run_sync(reader.read, keys, limiter=self._thread))
+        found = await trio.to_thread.run_sync(reader.read, keys, limiter=self._thread)
+        self._memory.adopt(found)
         for key in keys:
+            if key not in found.packets and key not in found.floors:
+                self._memory.floors.learn_absent(key)
             self._finish(key)
 
     def _finish(self, key: bytes) -> None:

@@ -75,3 +75,26 @@ def test_without_a_disk_nothing_waits_for_it():
     assert floors.add(b"a", Floor(1, 0), save=False)
     assert floors.unsaved == 0
     assert floors.get(b"a", 0) == 1
+
+
+def test_what_the_disk_does_not_have_is_known_until_it_may_have_it():
+    floors = FloorTable(10, 10)
+    floors.learn_absent(b"a")
+    floors.learn_absent(b"b")
+    assert floors.is_absent(b"a")
+    assert not floors.is_absent(b"c")
+    floors.add(b"a", Floor(1, 0), save=True)
+    assert not floors.is_absent(b"a")
+    floors.learn_absent(b"a")
+    assert not floors.is_absent(b"a"), "it was evicted while the disk was asked"
+    floors.forget_absent()
+    assert not floors.is_absent(b"b")
+
+
+def test_keys_that_the_disk_does_not_have_are_bounded():
+    floors = FloorTable(10, 10)
+    for number in range(10_000):
+        floors.learn_absent(b"%d" % number)
+    assert not floors.is_absent(b"0")
+    assert floors.is_absent(b"9999")
+    assert sum(floors.is_absent(b"%d" % number) for number in range(10_000)) < 5000

@@ -12,7 +12,7 @@ import trio.testing
 from relay.errors import NotMostRecentError, StoreError
 from relay.pkarr.keys import PublicKey
 from relay.store.packets import PacketCache
-from relay.store.reader import Piece
+from relay.store.reader import PacketReader, Piece
 from relay.store.worker import NOT_LOADED, PacketStore, StoreHealth
 
 NOW_US = 1_750_000_000_000_000
@@ -159,6 +159,33 @@ async def test_an_evicted_packet_leaves_a_floor_also_for_the_next_run(tmp_path, 
         store.put_soon(packet(1, 10))
         assert await store.put_if_newer(packet(0, 10)) == packet(0, 10)
         assert await present(store, 1) == set()
+
+
+async def test_the_disk_is_asked_once_for_a_key_it_does_not_know(tmp_path, packet, monkeypatch):
+    """A PUT looks before and after it has been to the DHT."""
+    asked = []
+    read = PacketReader.read
+
+    def noted(self, keys):
+        asked.extend(keys)
+        return read(self, keys)
+
+    monkeypatch.setattr(PacketReader, "read", noted)
+    async with running(tmp_path, capacity=2) as store:
+        for number in range(3):
+            await store.put_if_newer(packet(number))
+        await until(lambda: store.stats().packets == 2)
+    async with running(tmp_path, capacity=2) as store:
+        await loaded(store)
+        asked.clear()
+        for number in (7, 8):
+            assert await store.get(key(number)) is None
+            await store.put_if_newer(packet(number, 5))
+        assert asked == [key(7).octets, key(8).octets]
+        await store.put_if_newer(packet(9, 5))
+        await until(lambda: store.floor_us(key(7)) == 5)
+        with pytest.raises(NotMostRecentError):
+            await store.put_if_newer(packet(7, 4))
 
 
 async def test_the_order_of_use_outlives_a_restart(tmp_path, packet):
