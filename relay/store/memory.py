@@ -122,6 +122,12 @@ class Memory:
             else:
                 self.lost_evictions = True
 
+    def write_again(self, key: bytes) -> None:
+        """Note that the disk does not have the packet of `key` any more."""
+        record = self.table.peek(key)
+        if record is not None:
+            self.backlog.add(key, record)
+
     def evict(self, count: int) -> None:
         """Evict packets until the table is at its capacity, at most `count`."""
         for _ in range(min(count, len(self.table) - self.table.capacity)):

@@ -10,7 +10,7 @@ damaged or not ours there is no again: it is left as it is.
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from relay.store.lock import FolderLock
 from relay.store.memory import FLOORS_PER_PACKET, Memory
 from relay.store.packets import RECENCY_PIECE_KEYS, Changes, Node, PacketCache
 from relay.store.reader import Found
+from relay.store.records import KEY_BYTES
 
 _log = logging.getLogger("relay.store")
 
@@ -180,8 +181,9 @@ class Writer:
         except StoreError as error:  # somebody took the folder meanwhile
             raise DatabaseFaultError(str(error), heals=False) from error
         if cache.created:  # the packets that were on the disk went with the old file
-            for key, record in self._memory.table.records().items():
-                self._memory.backlog.add(key, record)
+            async for run in self._runs():
+                for at in range(0, len(run), KEY_BYTES):
+                    self._memory.write_again(run[at : at + KEY_BYTES])
         self.on_reopened(cache.created)
         if not self._group_waits:
             self._note_healed()
@@ -224,23 +226,28 @@ class Writer:
         self._recency_changes = changes
 
     async def _order_of_use(self) -> list[list[bytes]]:
-        """Return runs of keys in pieces, the least recently used ones in the first piece.
+        """Return runs of keys in pieces, the least recently used ones in the first piece."""
+        pieces: list[list[bytes]] = [[]]
+        async for run in self._runs():
+            if len(pieces[-1]) == RECENCY_PIECE_KEYS // _KEYS_AT_ONCE:
+                pieces.append([])
+            pieces[-1].insert(0, run)
+        return pieces
+
+    async def _runs(self) -> AsyncGenerator[bytes, None]:
+        """Walk over the keys of the table, in runs as `PacketTable.walk` gives them.
 
         Others go on meanwhile, so what they use comes once more, and later. By then all keys
         have come, so the end may be taken without a pause, lest it run away.
         """
         table = self._memory.table
         walks = -(-len(table) // _KEYS_AT_ONCE)
-        pieces: list[list[bytes]] = [[]]
         table.begin_walk()
         while run := table.walk(_KEYS_AT_ONCE):
-            if len(pieces[-1]) == RECENCY_PIECE_KEYS // _KEYS_AT_ONCE:
-                pieces.append([])
-            pieces[-1].insert(0, run)
+            yield run
             walks -= 1
             if walks > 0:
                 await trio.lowlevel.checkpoint()
-        return pieces
 
     async def _write_recency(self, cache: PacketCache) -> None:
         piece = self._recency.pop()
