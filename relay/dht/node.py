@@ -12,6 +12,9 @@ give the same bytes.
     start_get, start_put ──────────→ requests ─→ look-up ─→ round of writes ─→ events
     deadlines ─────────────────────→ maintenance: bootstrap, refresh, sweep
 
+A driver may ask `native_responder` first: it answers plain queries as `receive_datagram` would,
+from the same tables, and what it answers is not shown to us.
+
 Source: BEP 5, 42, 43, 44; design/protocol.md, section 7; issue 3, section 4.
 """
 

@@ -2,11 +2,13 @@
 
 import random
 import socket
+from contextlib import suppress
 
 import pytest
 import trio
 
 from relay.dht import krpc
+from relay.dht.items import immutable_target
 from relay.dht.krpc import ErrorReply, Query, Response
 from relay.errors import NoNodesRespondedError, NotMostRecentError, StartupError
 from relay.net.packets import PkarrDht
@@ -212,3 +214,107 @@ async def test_a_saved_table_replaces_the_bootstrap_nodes(testnet, newcomer):
 async def test_a_taken_port_is_a_startup_error(testnet):
     with pytest.raises(StartupError, match="in use"):
         open_driver(port=testnet.addresses[0][1], bind_address="127.0.0.1", bootstrap=[])
+
+
+# ---- Queries of others ----
+
+
+@pytest.fixture
+async def server(nursery):
+    driver = open_driver(port=0, bind_address="127.0.0.1", bootstrap=[], server_mode=True)
+    await nursery.start(driver.run)
+    return driver
+
+
+@pytest.fixture
+def stranger(server):
+    with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+        yield sock
+
+
+def numbered(number, method, **arguments):
+    """A query whose transaction id is `number`, by somebody who wants none himself."""
+    named = {key.encode(): value for key, value in arguments.items()}
+    query = Query(number.to_bytes(4, "big"), method, {b"id": b"s" * 20} | named, read_only=True)
+    return krpc.encode(query)
+
+
+async def replies(sock, count):
+    """The next `count` replies by the number of their query."""
+    found = {}
+    with trio.fail_after(20):
+        while len(found) < count:
+            payload, _ = await sock.recvfrom(2048)
+            message = krpc.decode(payload)
+            found[int.from_bytes(message.transaction_id, "big")] = message
+    return found
+
+
+async def test_every_query_of_a_flood_is_answered_and_counted(server, stranger, nursery):
+    """Plain ones, which the lane answers where it is in use, and others that only the node can."""
+    count, in_a_row = 6000, 50
+    value = b"3:abc"
+    server.node._responder._items.put_immutable(value)
+
+    async def ask():
+        for number in range(count):
+            match number % 5:
+                case 0:
+                    query = numbered(number, b"ping")
+                case 1:
+                    query = numbered(number, b"find_node", target=bytes(20))
+                case 2:
+                    query = numbered(number, b"get", target=immutable_target(value))
+                case 3:
+                    query = numbered(number, b"vote")
+                case _:
+                    query = numbered(number, b"get_peers", info_hash=b"h" * 19)
+            await stranger.sendto(query, server.local_address)
+            if number % in_a_row == 0:
+                await trio.sleep(0.001)
+
+    nursery.start_soon(ask)
+    found = await replies(stranger, count)
+    for number, message in found.items():
+        if number % 5 < 3:
+            assert isinstance(message, Response), number
+            assert message.values[b"id"] == server.node.node_id
+        else:
+            assert isinstance(message, ErrorReply), number
+            assert message.code == (204 if number % 5 == 3 else 203)
+    assert found[2].values[b"v"] == b"abc"
+    counters = server.node.counters
+    assert (counters.queries_in, counters.replies_out) == (count, count)
+    assert (server.counters.received, server.counters.sent) == (count, count)
+    assert server.kernel_drops == 0
+
+
+@pytest.mark.compiled  # without the lane the node is as busy as its flooder
+async def test_lookups_go_on_under_a_flood(testnet, newcomer):
+    """Who asks us as fast as we answer does not keep us from asking others."""
+    busy = testnet.drivers[0]
+    packet = packet_of(PUBLISHERS[0])
+
+    async def flood():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.setblocking(False)
+            while True:
+                for number in range(64):
+                    query = numbered(number, b"get", target=bytes(20))
+                    stranger.sendto(query, busy.local_address)
+                with suppress(BlockingIOError):
+                    while True:
+                        stranger.recv(2048)
+                await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as flooding:
+        flooding.start_soon(flood)
+        with trio.fail_after(20):
+            await newcomer[0].publish(packet)
+            for _ in range(20):
+                assert await PkarrDht(busy, 1.0).resolve(packet.public_key) == packet
+        flooding.cancel_scope.cancel()
+    assert busy.node.counters.queries_in > 1000
+    assert busy.node.counters.timeouts == 0
+    assert busy.kernel_drops == 0
