@@ -7,6 +7,7 @@ signed it (the reference serves such values; issue 3, section 4 refuses them).
 Source: BEP 44, BEP 5 (`get_peers`); design/protocol.md, sections 7.1 and 7.6.
 """
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from relay._kernels import Answer
@@ -55,14 +56,24 @@ class ItemCollector:
     """Mutable items of one key and salt, each newer than those before it.
 
     The same item from twenty nodes is verified once, one that is not newer not at all.
+
+    Args:
+        public_key: 32 bytes.
+        salt: as in `MutableItem`.
+        holds: whether an item's signature does; may remember that.
     """
 
-    def __init__(self, public_key: bytes, salt: bytes | None) -> None:
+    def __init__(
+        self,
+        public_key: bytes,
+        salt: bytes | None,
+        holds: Callable[[MutableItem], bool] = MutableItem.verify,
+    ) -> None:
         self._public_key = public_key
         self._salt = salt
+        self._holds = holds
         self.found: list[MutableItem] = []
         """In order of arrival; the last one is the best."""
-        self._forged: set[MutableItem] = set()
 
     @property
     def best(self) -> MutableItem | None:
@@ -74,9 +85,7 @@ class ItemCollector:
         item = self.wanted(answer)
         if item is None:
             return None
-        if item in self._forged or not item.verify():
-            if len(self._forged) < FOUND_MAX:
-                self._forged.add(item)
+        if not self._holds(item):
             raise InvalidValueError("bad signature")
         if len(self.found) >= FOUND_MAX:
             del self.found[0]

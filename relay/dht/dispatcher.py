@@ -140,6 +140,11 @@ class Dispatcher:
         """Stop an operation that nobody needs; what is on the wire may still be answered."""
         operation.done = True
 
+    def asker(self, source: Address, transaction_id: bytes) -> Operation | None:
+        """Return whose query an answer belongs to; None for an answer to nothing."""
+        transaction = self._transactions.find(source, transaction_id)
+        return None if transaction is None else transaction.operation
+
     def close(self, source: Address, transaction_id: bytes, now: float) -> Transaction | None:
         """Return the transaction that an answer ends; None for an answer to nothing."""
         transaction = self._transactions.close(source, transaction_id, now)

@@ -32,7 +32,8 @@ from relay._kernels import (
     Row,
 )
 from relay.dht import krpc
-from relay.dht.collectors import Collector, InvalidValueError
+from relay.dht.collectors import Collector, InvalidValueError, ItemCollector
+from relay.dht.items import MutableItem
 from relay.dht.krpc import QueryTemplate
 from relay.dht.node_id import Address, NodeInfo
 from relay.dht.operations import Operation, Refusal
@@ -129,6 +130,15 @@ class Lookup(Row, Operation):
         if error is not None and error.requester is not None:
             requester = krpc.pack_address(error.requester)
             self._votes[requester] = self._votes.get(requester, 0) + 1
+
+    def wanted(self, answer: Answer) -> MutableItem | None:
+        """Return the item of an answer whose proof it will come down to; None if to nothing."""
+        if self.done or not isinstance(self.collector, ItemCollector):
+            return None
+        try:
+            return self.collector.wanted(answer)
+        except InvalidValueError:
+            return None
 
     # What comes out.
 

@@ -6,8 +6,8 @@ and the `start_` methods with `release`; outward `datagrams_to_send`, `next_dead
 and calls `handle_deadline` when the next deadline has come. The same seed and the same calls
 give the same bytes.
 
-    receive_datagram ─┬─ query ──→ budgets, filter ─→ responder ─→ reply      (server mode)
-                      └─ answer ─→ dispatcher: its transaction ─→ operation (look-up, put, ping)
+    receive_datagram(s) ┬ query ──→ budgets, filter ─→ responder ─→ reply      (server mode)
+                        └ answer ─→ dispatcher: its transaction ─→ operation (look-up, put, ping)
                                         ↑ pulls queries from ↓ ends of
     start_get, start_put ──────────→ requests ─→ look-up ─→ round of writes ─→ events
     deadlines ─────────────────────→ maintenance: bootstrap, refresh, sweep
@@ -20,7 +20,7 @@ Source: BEP 5, 42, 43, 44; design/protocol.md, section 7; issue 3, section 4.
 
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from relay._kernels import Answer, Value
 from relay.dht import krpc, native
@@ -44,6 +44,7 @@ from relay.dht.node_id import (
     usable_address,
 )
 from relay.dht.operations import Contact, Operation
+from relay.dht.proofs import Proofs
 from relay.dht.public_address import PublicAddress
 from relay.dht.put import StoreRound
 from relay.dht.requests import Requests
@@ -60,6 +61,9 @@ GREET_BELOW: Final = 160
 
 QueryFilter = Callable[[str, float], bool]
 """(source IP, monotonic seconds) to whether its query is served."""
+
+
+_Message: TypeAlias = Query | Answer | ErrorReply
 
 
 class DhtNode:
@@ -112,8 +116,15 @@ class DhtNode:
         self._history = LookupHistory()
         self._budgets = SourceBudgets(secret)
         tokens, items, peers = TokenIssuer(secret), ItemStore(), PeerStore()
+        self._proofs = Proofs(rng)
         self._responder = Responder(
-            self._table, tokens, items, peers, rng, on_proof=self._budgets.prove
+            self._table,
+            tokens,
+            items,
+            peers,
+            rng,
+            on_proof=self._budgets.prove,
+            holds=self._proofs.holds,
         )
         self.native_responder: Final = self._make_native(tokens, items, peers)
         """Answers plain queries as we would, for the lane of our driver; None: nobody does."""
@@ -129,6 +140,7 @@ class DhtNode:
             dispatcher=self._dispatcher,
             history=self._history,
             identity=self._identity,
+            proofs=self._proofs,
             counters=self.counters,
             emit=self._events.append,
             seed=self._seed,
@@ -156,18 +168,36 @@ class DhtNode:
             source: IPv4 address and port it came from; port 0 is ignored.
             now: monotonic seconds.
         """
-        if source[1] == 0:
-            self.counters.dropped_malformed += 1
-            return
-        try:
-            message = krpc.read(payload)
-        except KrpcDecodeError:
-            self.counters.dropped_malformed += 1
-            return
-        if isinstance(message, Query):
-            self._on_query(message, source, len(payload), now)
-        else:
-            self._on_answer(message, source, now)
+        message = self._read(payload, source)
+        if message is not None:
+            self._take_in(message, source, len(payload), now)
+
+    def receive_datagrams(self, batch: Iterable[tuple[bytes, Address]], now: float) -> None:
+        """Take in datagrams that have come together, with the effect of one after the other.
+
+        The items among them that look-ups want are verified together, which costs less.
+
+        Args:
+            batch: payloads and where they came from, as for `receive_datagram`.
+            now: monotonic seconds.
+        """
+        messages: list[tuple[_Message, Address, int]] = []
+        wanted: dict[Lookup, MutableItem] = {}  # of twenty equal answers one will do
+        for payload, source in batch:
+            message = self._read(payload, source)
+            if message is None:
+                continue
+            messages.append((message, source, len(payload)))
+            if isinstance(message, Answer) and message.v_encoded is not None:
+                lookup = self._dispatcher.asker(source, message.transaction_id)
+                if isinstance(lookup, Lookup) and lookup not in wanted:
+                    item = lookup.wanted(message)
+                    if item is not None:
+                        wanted[lookup] = item
+        if len(wanted) > 1:
+            self._proofs.verify(wanted.values())
+        for message, source, payload_bytes in messages:
+            self._take_in(message, source, payload_bytes, now)
 
     def handle_deadline(self, now: float) -> None:
         """Let everything happen that is due by `now`; early calls are harmless."""
@@ -308,6 +338,23 @@ class DhtNode:
     def add_bootstrap(self, addresses: Iterable[Address], now: float) -> None:
         """Take in bootstrap addresses that have become known (or have changed)."""
         self._maintenance.add_bootstrap(addresses, now)
+
+    # What comes in.
+
+    def _read(self, payload: bytes, source: Address) -> _Message | None:
+        if source[1]:
+            try:
+                return krpc.read(payload)
+            except KrpcDecodeError:
+                pass
+        self.counters.dropped_malformed += 1
+        return None
+
+    def _take_in(self, message: _Message, source: Address, payload_bytes: int, now: float) -> None:
+        if isinstance(message, Query):
+            self._on_query(message, source, payload_bytes, now)
+        else:
+            self._on_answer(message, source, now)
 
     # Queries of others.
 

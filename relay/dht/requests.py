@@ -37,6 +37,7 @@ from relay.dht.items import MutableItem, immutable_target, mutable_target
 from relay.dht.krpc import QueryTemplate
 from relay.dht.lookup import Lookup
 from relay.dht.node_id import NodeInfo
+from relay.dht.proofs import Proofs
 from relay.dht.put import Put, StoreRound, Write
 
 SEARCHES_MAX: Final = 1024
@@ -82,6 +83,7 @@ class Requests:
         dispatcher: sends the queries.
         history: store sets of earlier look-ups; told of each finished one.
         identity: who we are.
+        proofs: verifies the items that are found.
         counters: counted into.
         emit: takes the events for the driver.
         seed: gives a new look-up its first contacts.
@@ -94,6 +96,7 @@ class Requests:
         dispatcher: Dispatcher,
         history: LookupHistory,
         identity: Identity,
+        proofs: Proofs,
         counters: NodeCounters,
         emit: Callable[[Event], None],
         seed: Callable[[Lookup, float], None],
@@ -102,6 +105,7 @@ class Requests:
         self._dispatcher = dispatcher
         self._history = history
         self._identity = identity
+        self._proofs = proofs
         self._counters = counters
         self._emit = emit
         self._seed = seed
@@ -119,9 +123,8 @@ class Requests:
     ) -> GetHandle:
         """Look for a mutable item; `seq`: only for one with a higher sequence number."""
         target = mutable_target(public_key, salt)
-        return self._get(
-            (_ITEM, target), ItemCollector(public_key, salt), b"get", b"target", seq, now
-        )
+        collector = ItemCollector(public_key, salt, self._proofs.holds)
+        return self._get((_ITEM, target), collector, b"get", b"target", seq, now)
 
     def get_value(self, target: bytes, now: float) -> GetHandle:
         """Look for an immutable value."""
@@ -272,7 +275,7 @@ class Requests:
         return self._put(
             Write(item.target, b"put", arguments, (item, cas)),
             (_ITEM, item.target),
-            ItemCollector(item.public_key, item.salt),
+            ItemCollector(item.public_key, item.salt, self._proofs.holds),
             now,
         )
 

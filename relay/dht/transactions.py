@@ -180,6 +180,10 @@ class TransactionTable:
         self._open[key] = transaction
         return transaction.template.fill(key[1])
 
+    def find(self, source: Address, transaction_id: bytes) -> Transaction | None:
+        """Return the transaction that an answer belongs to; None for an unsolicited one."""
+        return self._open.get((source, transaction_id))
+
     def close(self, source: Address, transaction_id: bytes, now: float) -> Transaction | None:
         """Take out the transaction that an answer belongs to; None for an unsolicited one."""
         transaction = self._open.get((source, transaction_id))

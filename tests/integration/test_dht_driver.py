@@ -160,7 +160,7 @@ async def test_one_network_survives_the_loss_of_most_nodes(newcomer, testnet):
     with trio.fail_after(30):
         await dht.publish(packet)
         for driver in testnet.drivers[5:]:
-            driver.node.receive_datagram = lambda *datagram: None
+            driver.node.receive_datagrams = lambda batch, now: None
         assert await dht.resolve(packet.public_key, accept=lambda found: True) == packet
         assert await dht.publish(packet) == 5
 

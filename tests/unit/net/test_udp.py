@@ -56,9 +56,10 @@ class ScriptedNode:
         self.table = []
         self.on_datagram = lambda payload, source, now: None
 
-    def receive_datagram(self, payload, source, now):
-        self.received.append((payload, source, now))
-        self.on_datagram(payload, source, now)
+    def receive_datagrams(self, batch, now):
+        for payload, source in batch:
+            self.received.append((payload, source, now))
+            self.on_datagram(payload, source, now)
 
     def handle_deadline(self, now):
         self.deadlines_handled.append((now, len(self.received)))
