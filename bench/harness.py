@@ -42,7 +42,7 @@ class Plan:
 
 
 QUICK: Final = Plan(rounds=2, seconds=0.5, keys_max=100_000, growth=False)
-FULL: Final = Plan(rounds=5, seconds=1.5)
+FULL: Final = Plan(rounds=5, seconds=2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,8 @@ class Sample:
     p999_us: int
     max_us: int
     cpu_s: float = 0.0
+    network_s: float | None = None
+    """CPU time of the DHT network, where somebody asked for it."""
 
     @property
     def rate(self) -> float:
@@ -118,6 +120,7 @@ class Sample:
     def figures(self) -> dict[str, float]:
         """Return what the tables tell of it."""
         answers = max(self.answers, 1)
+        share = {} if self.network_s is None else {"network": 100 * self.network_s / self.seconds}
         return {
             "rate": self.rate,
             "cpu_us": self.cpu_s / answers * 1e6,
@@ -125,6 +128,7 @@ class Sample:
             "p99_ms": self.p99_us / 1000,
             "failed": self.failed_percent,
             "loader_us": self.loader_s / answers * 1e6,
+            **share,
         }
 
 
@@ -151,14 +155,14 @@ class Loader:
     """The compiled load generator, and the files it reads."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._program = compiled("load.c", folder)
         self._files = 0
 
     def prepare(self, records: Iterable[Record]) -> Path:
         """Write records to a file for `run`."""
         self._files += 1
-        path = self._folder / f"requests-{self._files}"
+        path = self.folder / f"requests-{self._files}"
         path.write_bytes(b"".join(record.packed() for record in records))
         return path
 
@@ -166,6 +170,8 @@ class Loader:
         """Put a subject under load; its CPU time is shared among the loads by their answers."""
         with pinned(LOAD_CORE):
             before_s = cpu_time_s(subject.pid)
+            network_pid = subject.network_pid
+            network_before_s = cpu_time_s(network_pid) if network_pid else 0.0
             running = [self._start(subject, load) for load in loads]
             try:
                 ends = [load.seconds + LOADER_GRACE_S for load in loads]
@@ -177,9 +183,10 @@ class Loader:
                     one.kill()
                     one.wait()
             cpu_s = cpu_time_s(subject.pid) - before_s
+            network_s = cpu_time_s(network_pid) - network_before_s if network_pid else None
         samples = [Sample(**json.loads(output)) for output, _ in outputs]
         answers = max(sum(sample.answers for sample in samples), 1)
-        return [replace(s, cpu_s=cpu_s * s.answers / answers) for s in samples]
+        return [replace(s, cpu_s=cpu_s * s.answers / answers, network_s=network_s) for s in samples]
 
     def _start(self, subject: Subject, load: Load) -> subprocess.Popen[str]:
         command = [

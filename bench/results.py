@@ -23,6 +23,7 @@ FIGURES: Final[Mapping[str, tuple[str, int]]] = {
     "p99_ms": ("p99 ms", 2),
     "failed": ("failed %", 1),
     "loader_us": ("loader CPU µs each", 1),
+    "network": ("network's share of its core %", 0),
     "slow_rate": ("misses and pages/s", 0),
     "put_rate": ("PUTs/s", 0),
     "slow_failed": ("slow ones failed %", 1),

@@ -32,6 +32,7 @@ BENCHES: Final = {
     "mixed": "mixed",
     "put": "put",
     "lookup": "dht_lookup",
+    "dht": "dht_server",
     "durable": "durable",
     "memory": "memory",
     "start": "start",

@@ -48,6 +48,8 @@ class Subject:
     port: int
     prefix: str = ""
     """What comes before the key in a path."""
+    network_pid: int = 0
+    """The process of its DHT network, where its share of a core is to be told; 0: it is not."""
 
     @property
     def url(self) -> str:
