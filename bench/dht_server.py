@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -75,7 +76,7 @@ def run(plan: Plan, loader: Loader) -> Iterator[Row]:
         for start, sizes in ((_ours, K20), (_mainline, K20), (_libtorrent, EXTENDED)):
             fakes = stack.enter_context(_fake_nodes(faker, sizes))
             node = stack.enter_context(start(fakes))
-            wait_until(lambda node=node: node.table_size() >= NODES_ENOUGH, node.name, FILL_S)
+            wait_until(partial(_is_filled, node), f"the table of {node.name}", FILL_S)
             progress(f"{node.name}: {node.table_size()} nodes in its table")
             for packet in packets:
                 _store(node, packet)
@@ -105,6 +106,10 @@ def run(plan: Plan, loader: Loader) -> Iterator[Row]:
                 row.add(nodes[0].name, nodes[0].build, figures)
                 tell(row, nodes[0].name)
             yield row
+
+
+def _is_filled(node: Node) -> bool:
+    return node.table_size() >= NODES_ENOUGH
 
 
 @contextmanager

@@ -60,4 +60,4 @@ def _say(words: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(run, *map(int, sys.argv[1:4]))
+    trio.run(run, int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -99,10 +99,16 @@ def _draw_verdicts(page: _Page, verdicts: Sequence[Verdict]) -> None:
             f'<rect x="{left:.1f}" y="{page.y + 3:.1f}" width="{max(abs(length), 1):.1f}"'
             f' height="{_BAR_HEIGHT - 5}" fill="{colour}"/>'
         )
-        page.text(WIDTH - 54, page.y + 13, f"{verdict.margin:.2f}", 10)
+        page.text(WIDTH - 54, page.y + 13, _margin_text(verdict), 10)
         page.y += _BAR_HEIGHT
     page.line(middle, top, middle, page.y, "#000")
     page.y += 20
+
+
+def _margin_text(verdict: Verdict) -> str:
+    if math.isinf(verdict.margin) or verdict.margin == 0:  # no factor leads to or from nothing
+        return "met" if verdict.met else "missed"
+    return f"{verdict.margin:.2f}"
 
 
 def _draw_curves(page: _Page, title: str, lines: Mapping[str, Points]) -> None:
