@@ -5,6 +5,8 @@ cdef extern from "packet_table.h":
     ctypedef struct pt_table:
         pass
 
+    uint64_t pt_waits(pt_table *table)
+
 cdef extern from "front_cells.h":
     ctypedef struct fc_key:
         uint8_t octets[16]
@@ -28,7 +30,21 @@ cdef extern from "front_cells.h":
     fc_ns fc_from_s(double seconds)
     uint64_t fc_high(fc_ns value)
     uint64_t fc_low(fc_ns value)
-    fc_decision fc_check(fc_table *table, const fc_key *key, fc_ns now)
+
+cdef extern from "front_locks.h":
+    ctypedef struct fk_lock:
+        bint shared
+
+    ctypedef struct fk_limiter:
+        fc_table cells
+        fk_lock lock
+
+    bint fk_init(fk_lock *lock)
+    void fk_destroy(fk_lock *lock)
+    void fk_enter(fk_lock *lock)
+    void fk_leave(fk_lock *lock)
+    uint64_t fk_waits(fk_lock *lock)
+    fc_decision fk_check(fk_limiter *limiter, const fc_key *key, fc_ns now)
 
 cdef extern from "front_dates.h":
     enum:
@@ -152,13 +168,23 @@ cdef extern from "front_connections.h":
         uint64_t refused_total
         uint64_t refused_address
 
+    ctypedef struct fl_lanes:
+        fk_lock lock
+        uint32_t count
+        uint32_t open
+
+    ctypedef struct fl_thread:
+        bint runs
+        uint64_t waits
+
     ctypedef struct fl_reactor:
+        fl_lanes *lanes
+        fl_thread own
         int epoll
         int *listeners
         fl_config config
         pt_table *table
-        fc_table *limiter
-        uint32_t open
+        fk_limiter *limiter
         uint64_t seed[2]
         double now
         int accept_error
@@ -172,7 +198,7 @@ cdef extern from "front_connections.h":
     void fl_free(fl_reactor *reactor, fl_connection *connection)
 
 cdef extern from "front_reactor.h":
-    bint fl_init(fl_reactor *reactor)
+    bint fl_init(fl_reactor *reactor, fl_lanes *lanes)
     bint fl_listen(fl_reactor *reactor, int listener)
     void fl_clear(fl_reactor *reactor)
     void fl_set_clocks(fl_reactor *reactor, double now, fc_ns limiter_now)
@@ -186,3 +212,9 @@ cdef extern from "front_reactor.h":
         fl_reactor *reactor, uint64_t token, const uint8_t *head, size_t head_bytes,
         const uint8_t *body, size_t body_bytes, bint close,
     )
+
+cdef extern from "front_threads.h" nogil:
+    void fl_enter(fl_reactor *reactor)
+    void fl_leave(fl_reactor *reactor)
+    bint fl_begin_threads(fl_lanes *lanes, double now, double limiter_now, int news)
+    void fl_end_threads(fl_lanes *lanes)

@@ -2,8 +2,9 @@
 """The front lane for Python: the reactor's events as calls, and the limiter's cells.
 
 Here is only what turns C into Python objects and back; what happens is told in front_reactor.h
-and the headers that it includes. Nothing here is safe to share between threads: the GIL is kept,
-because a turn is short and getting the GIL back may take longer than it.
+and the headers that it includes. Python may be in a lane from one thread only, and keeps the GIL
+there: a turn is short, getting the GIL back may take longer. The threads of `Lanes.start` never
+want it.
 
 Twins: relay/gcra.py for `Cells`; relay.http.serve and Hypercorn for `Lane`.
 Parity: tests/parity/test_front.py, tests/integration/test_front_lane.py.
@@ -13,11 +14,13 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport uint8_t, uint64_t
+from libc cimport errno as libc_errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 import errno
+import os
 import socket
 from math import isfinite
 from os import urandom
@@ -36,7 +39,6 @@ from _speedups.front cimport (
     FR_MORE,
     FR_REQUEST,
     PT_CAPSULE,
-    fc_check,
     fc_clear,
     fc_decision,
     fc_from_s,
@@ -44,9 +46,15 @@ from _speedups.front cimport (
     fc_init,
     fc_key,
     fc_low,
-    fc_table,
     fd_read,
     fd_write,
+    fk_check,
+    fk_destroy,
+    fk_enter,
+    fk_init,
+    fk_leave,
+    fk_limiter,
+    fk_waits,
     fl_answer_warm,
     fl_clear,
     fl_config,
@@ -54,13 +62,18 @@ from _speedups.front cimport (
     fl_counts,
     fl_drain_all,
     fl_drop_buffers,
+    fl_enter,
     fl_free,
     fl_give_back,
     fl_init,
+    fl_lanes,
+    fl_leave,
     fl_listen,
     fl_next_news,
     fl_reactor,
     fl_set_clocks,
+    fl_begin_threads,
+    fl_end_threads,
     fl_stop_accepting,
     fl_sweep,
     fl_token,
@@ -78,6 +91,7 @@ from _speedups.front cimport (
     fw_peer,
     fw_rules,
     pt_table,
+    pt_waits,
 )
 
 cdef:
@@ -102,7 +116,7 @@ cdef class Cells:
         ValueError: an argument is out of range.
     """
     cdef:
-        fc_table _table
+        fk_limiter _limiter
         readonly object burst
 
     def __cinit__(self, interval_s, burst, max_keys=_KEYS_MAX):
@@ -115,16 +129,25 @@ cdef class Cells:
         ):
             raise ValueError(f"not a rate: {interval_s} s, burst {burst}, {max_keys} keys")
         self.burst = burst
-        if not fc_init(
-            &self._table, interval_ns, burst, max_keys, <const uint64_t *> PyBytes_AS_STRING(seed),
+        if not fk_init(&self._limiter.lock) or not fc_init(
+            &self._limiter.cells,
+            interval_ns,
+            burst,
+            max_keys,
+            <const uint64_t *> PyBytes_AS_STRING(seed),
         ):
             raise MemoryError
 
     def __dealloc__(self):
-        fc_clear(&self._table)
+        fc_clear(&self._limiter.cells)
+        fk_destroy(&self._limiter.lock)
 
     def __len__(self):
-        return self._table.count
+        cdef uint32_t count
+        fk_enter(&self._limiter.lock)
+        count = self._limiter.cells.count
+        fk_leave(&self._limiter.lock)
+        return count
 
     def check(self, key, double now):
         """Count one request of `key` at `now`, monotonic seconds; a refused one costs nothing.
@@ -138,7 +161,7 @@ cdef class Cells:
         if not isfinite(now):
             raise ValueError(f"no time: {now}")
         _read_key(key, &octets)
-        decision = fc_check(&self._table, &octets, fc_from_s(now))
+        decision = fk_check(&self._limiter, &octets, fc_from_s(now))
         if decision.allowed:
             return Decision(True, decision.remaining, 0.0)
         wait_ns = <object> fc_high(decision.wait) << 64 | <object> fc_low(decision.wait)
@@ -164,12 +187,69 @@ cdef int _read_key(object key, fc_key *out) except -1:
 
 
 @cython.final
+cdef class Lanes:
+    """What the lanes of one server have together: the caps, and when they begin to be threads.
+
+    Args:
+        total: connections in all.
+        per_address: connections of one client, where it is counted; 0 is no cap.
+    """
+    cdef:
+        fl_lanes _lanes
+        object _total, _per_address
+
+    def __cinit__(self, total, per_address):
+        self._total = min(total, _UINT32_MAX)
+        self._per_address = min(per_address, _UINT32_MAX)
+        if not fk_init(&self._lanes.lock):
+            raise MemoryError
+
+    def __dealloc__(self):
+        fk_destroy(&self._lanes.lock)
+
+    @property
+    def open(self):
+        """How many connections there are, lent ones included."""
+        cdef uint32_t count
+        fk_enter(&self._lanes.lock)
+        count = self._lanes.open
+        fk_leave(&self._lanes.lock)
+        return count
+
+    @property
+    def waits(self):
+        """How often a lane had to wait for another's use of the caps."""
+        return fk_waits(&self._lanes.lock)
+
+    def start(self, double now, double limiter_now, int news):
+        """Let every lane work in a thread of its own from now on, until `stop`.
+
+        Args:
+            now: seconds, by a clock that runs as time.perf_counter does.
+            limiter_now: likewise.
+            news: an eventfd that becomes readable when `Lane.tell` is to be called.
+
+        Raises:
+            OSError: there are no threads to be had.
+        """
+        if not fl_begin_threads(&self._lanes, now, limiter_now, news):
+            raise OSError(f"no thread for the front lane: {os.strerror(libc_errno.errno)}")
+
+    def stop(self):
+        """End the threads; the lanes stay as they are."""
+        with nogil:
+            fl_end_threads(&self._lanes)
+
+
+@cython.final
+@cython.no_gc_clear  # its threads end with it, and need what it refers to until then
 cdef class Lane:
     """One reactor. What it cannot do itself it tells `listener`, from within the calls below.
 
     Owns its connections and its epoll descriptor, not the listening sockets. `listener` has:
 
-        asked(token, head, body, peer)    a request; body is None: it did not come in time
+        asked(token, head, body, peer)    a request; body is None: it did not come in time;
+                                          bits 24 to 31 of a token are the lane's number
         lent(token, descriptor, data, address, opened_at, head_since)   whose it is now
         gone(token)                       nobody waits for the answer to that request any more
         refused()                         connections are closed because there are too many
@@ -181,7 +261,7 @@ cdef class Lane:
         table: a capsule with the packet table, or None.
         limiter: the HTTP limiter's cells, or None.
         ttl_s: bounds of a packet's time to live.
-        caps: connections in all and per address; for the latter 0 is no cap.
+        lanes: whose caps it keeps to; stop these before `close`.
         deadlines_s: head, body, idle, write, age, drain, linger.
         trusted, exempt: networks as packed address and prefix length.
         behind_proxy: any peer may be a proxy.
@@ -190,24 +270,27 @@ cdef class Lane:
     cdef:
         fl_reactor *_reactor
         object _listener, _table, _limiter
+        Lanes _lanes
 
     def __cinit__(
-        self, listener, *, listeners, table, limiter, ttl_s, caps, deadlines_s, trusted, exempt,
-        behind_proxy, ipv6_prefix,
+        self, listener, *, listeners, table, limiter, ttl_s, Lanes lanes not None, deadlines_s,
+        trusted, exempt, behind_proxy, ipv6_prefix,
     ):
         cdef fl_config *config
         cdef bytes seed = urandom(16)
         self._listener = listener
+        self._lanes = lanes
         self._table = table
         self._limiter = limiter
         self._reactor = <fl_reactor *> PyMem_Calloc(1, sizeof(fl_reactor))
         if self._reactor is NULL:
             raise MemoryError
         memcpy(self._reactor.seed, PyBytes_AS_STRING(seed), 16)
-        if not fl_init(self._reactor):
+        if not fl_init(self._reactor, &lanes._lanes):
             raise OSError("epoll_create1")
         config = &self._reactor.config
-        config.max_connections, config.max_per_address = (min(cap, _UINT32_MAX) for cap in caps)
+        config.max_connections = lanes._total
+        config.max_per_address = lanes._per_address
         _read_rules(&config.rules, trusted, exempt, behind_proxy, ipv6_prefix)
         config.bounds.ttl_min_s, config.bounds.ttl_max_s = ttl_s
         (
@@ -222,7 +305,7 @@ cdef class Lane:
         if table is not None:
             self._reactor.table = <pt_table *> PyCapsule_GetPointer(table, PT_CAPSULE)
         if limiter is not None:
-            self._reactor.limiter = &(<Cells?> limiter)._table
+            self._reactor.limiter = &(<Cells?> limiter)._limiter
         self._reactor.listeners = <int *> calloc(max(len(listeners), 1), sizeof(int))
         if self._reactor.listeners is NULL:
             raise MemoryError
@@ -235,6 +318,7 @@ cdef class Lane:
 
     cdef void _end(self) noexcept:
         if self._reactor is not NULL:
+            fl_end_threads(self._reactor.lanes)
             fl_clear(self._reactor)
             PyMem_Free(self._reactor)
             self._reactor = NULL
@@ -254,27 +338,43 @@ cdef class Lane:
         return self._alive().epoll
 
     @property
-    def open(self):
-        """How many connections there are, lent ones included."""
-        return self._alive().open
+    def waits(self):
+        """How often threads have waited: for this lane, for the limiter's cells, for the table."""
+        cdef fl_reactor *reactor = self._alive()
+        return (
+            reactor.own.waits,
+            0 if reactor.limiter is NULL else fk_waits(&reactor.limiter.lock),
+            0 if reactor.table is NULL else pt_waits(reactor.table),
+        )
+
+    cdef fl_reactor *_enter(self, double now, double limiter_now) except NULL:
+        """Keep the lane's thread out until `_leave`; nothing in between may call Python code."""
+        fl_enter(self._alive())
+        fl_set_clocks(self._reactor, now, fc_from_s(limiter_now))
+        return self._reactor
 
     def turn(self, double now, double limiter_now):
-        """Do what there is to do, for a bounded time. Both are seconds, by their own clocks."""
-        fl_set_clocks(self._alive(), now, fc_from_s(limiter_now))
-        fl_turn(self._reactor)
-        self._tell()
+        """Do what there is to do, for a bounded time. Both are seconds, by their own clocks.
+
+        Not where the lane has a thread of its own, which does that.
+        """
+        fl_turn(self._enter(now, limiter_now))
+        self._leave()
+
+    def tell(self):
+        """Tell what is new; for a lane with a thread of its own. The other calls do that, too."""
+        fl_enter(self._alive())
+        self._leave()
 
     def sweep(self, double now, double limiter_now):
         """Keep the deadlines of all connections."""
-        fl_set_clocks(self._alive(), now, fc_from_s(limiter_now))
-        fl_sweep(self._reactor)
-        self._tell()
+        fl_sweep(self._enter(now, limiter_now))
+        self._leave()
 
     def drain(self, double now, double limiter_now):
         """Take no new request: end connections, those with one under way after its answer."""
-        fl_set_clocks(self._alive(), now, fc_from_s(limiter_now))
-        fl_drain_all(self._reactor)
-        self._tell()
+        fl_drain_all(self._enter(now, limiter_now))
+        self._leave()
 
     def answer(
         self, uint64_t token, bytes head not None, bytes body not None, bint close, double now,
@@ -290,9 +390,8 @@ cdef class Lane:
             now: seconds, as for `turn`.
             limiter_now: likewise.
         """
-        fl_set_clocks(self._alive(), now, fc_from_s(limiter_now))
         fl_answer_warm(
-            self._reactor,
+            self._enter(now, limiter_now),
             token,
             <const uint8_t *> PyBytes_AS_STRING(head),
             PyBytes_GET_SIZE(head),
@@ -300,19 +399,25 @@ cdef class Lane:
             PyBytes_GET_SIZE(body),
             close,
         )
-        self._tell()
+        self._leave()
 
     def give_back(self, uint64_t token):
         """Say that a lent connection has ended."""
-        fl_give_back(self._alive(), token)
+        fl_enter(self._alive())
+        fl_give_back(self._reactor, token)
+        fl_leave(self._reactor)
 
     def stop_accepting(self):
         """Leave the listening sockets alone from now on."""
-        fl_stop_accepting(self._alive())
+        fl_enter(self._alive())
+        fl_stop_accepting(self._reactor)
+        fl_leave(self._reactor)
 
     def accept_again(self):
         """Try again after `cannot_accept`."""
-        fl_watch_listeners(self._alive(), True)
+        fl_enter(self._alive())
+        fl_watch_listeners(self._reactor, True)
+        fl_leave(self._reactor)
 
     def take_counts(self):
         """Return what has been counted since the last call, or None if nothing has.
@@ -320,9 +425,17 @@ cdef class Lane:
         Returns:
             Cache hits, answers by (kind, status), and what happened to connections.
         """
-        cdef fl_counts *counts = &self._alive().counts
+        cdef fl_counts counts
         cdef int method, status
-        if not self._reactor.counted:
+        cdef bint counted
+        fl_enter(self._alive())
+        counted = self._reactor.counted
+        if counted:
+            counts = self._reactor.counts
+            memset(&self._reactor.counts, 0, sizeof(fl_counts))
+            self._reactor.counted = False
+        fl_leave(self._reactor)
+        if not counted:
             return None
         answers = [
             ((_KINDS[method], _STATUSES[status]), counts.answers[method][status])
@@ -335,18 +448,41 @@ cdef class Lane:
             ("refused_total", counts.refused_total),
             ("refused_address", counts.refused_address),
         )
-        taken = counts.hits, answers, [event for event in connections if event[1]]
-        memset(counts, 0, sizeof(fl_counts))
-        self._reactor.counted = False
-        return taken
+        return counts.hits, answers, [event for event in connections if event[1]]
 
-    cdef object _tell(self):
+    cdef object _leave(self):
+        """Let the lane's thread in again, and tell what is new."""
+        cdef list news = None
+        cdef bint full = self._reactor.full
+        cdef int accept_error = self._reactor.accept_error
+        try:
+            news = self._take_news()
+        finally:
+            self._reactor.full = False
+            self._reactor.accept_error = 0
+            fl_leave(self._reactor)
+        for what, arguments in news:
+            if what == FL_ASKS:
+                self._listener.asked(*arguments)
+            elif what == FL_IS_LENT:
+                self._listener.lent(*arguments)
+            else:
+                self._listener.gone(*arguments)
+        if full:
+            self._listener.refused()
+        if accept_error:
+            name = errno.errorcode.get(accept_error)
+            self._listener.cannot_accept(OSError(accept_error, name))
+
+    cdef list _take_news(self):
+        """Return what happened, as pairs of the event and what the listener is told."""
         cdef fl_connection *connection
         cdef uint64_t token
+        cdef list found = []
         while True:
             connection = fl_next_news(self._reactor)
             if connection is NULL:
-                break
+                return found
             token = fl_token(self._reactor, connection)
             news = connection.news
             connection.news = FL_NO_NEWS
@@ -355,28 +491,20 @@ cdef class Lane:
                 body = None
                 if not connection.body_late:
                     body = (<char *> connection.in_)[connection.head_bytes:connection.request_bytes]
-                self._listener.asked(token, head, body, _address(connection)[0])
+                found.append((news, (token, head, body, _address(connection)[0])))
             elif news == FL_IS_LENT:
                 data = (<char *> connection.in_)[:connection.in_bytes]
                 fl_drop_buffers(connection)
                 head_since = connection.head_since if connection.served else connection.opened
                 if head_since < 0:  # it came whole
                     head_since = self._reactor.now
-                self._listener.lent(
+                arguments = (
                     token, connection.fd, data, _address(connection), connection.opened, head_since
                 )
+                found.append((news, arguments))
             elif news == FL_IS_GONE:
                 fl_free(self._reactor, connection)
-                self._listener.gone(token)
-        if self._reactor.full:
-            self._reactor.full = False
-            self._listener.refused()
-        if self._reactor.accept_error:
-            error = OSError(
-                self._reactor.accept_error, errno.errorcode.get(self._reactor.accept_error)
-            )
-            self._reactor.accept_error = 0
-            self._listener.cannot_accept(error)
+                found.append((news, (token,)))
 
 
 cdef object _address(const fl_connection *connection):

@@ -1,7 +1,9 @@
 /* The lane's connections: their memory, their place in the caps, and what is left to be sent.
  *
- * A connection is a slot in an array; others name it by a token, slot and generation, which is
- * good until the slot is freed and then names nothing. States:
+ * A connection is a slot in an array; others name it by a token: generation, lane and slot. It is
+ * good until the slot is freed and then names nothing. The caps are those of all lanes together;
+ * what they count is changed and read under the lock of `fl_lanes`, all else is the lane's own.
+ * States:
  *
  *     READING    its requests are read, or wait in `in` until its answers are taken
  *     WARM       one request is being answered in Python; nothing more is read meanwhile
@@ -13,6 +15,7 @@
 #define RELAY_FRONT_CONNECTIONS_H
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -25,6 +28,7 @@
 #include "front_answer.h"
 #include "front_cells.h"
 #include "front_forwarded.h"
+#include "front_locks.h"
 #include "front_parse.h"
 #include "packet_table.h"
 
@@ -34,6 +38,8 @@
 #define FL_EVENTS 128 /* asked for at once */
 #define FL_LINGER_BYTES (256 * 1024) /* relay/http/stream.py: LINGER_BYTES_MAX */
 #define FL_NONE UINT32_MAX
+#define FL_SLOT_BITS 24 /* of a token; 8 are the lane's number, 32 the generation */
+#define FL_LANES_MAX 64
 #define FL_NEVER (-1.0)
 #define FL_READ_EVENTS (EPOLLIN | EPOLLRDHUP)
 
@@ -81,16 +87,52 @@ typedef struct {
     uint64_t accepted, refused_total, refused_address;
 } fl_counts;
 
+typedef struct fl_reactor fl_reactor;
+
+/* All lanes of a server: what they count together. */
 typedef struct {
+    fk_lock lock;
+    fl_reactor *all[FL_LANES_MAX];
+    uint32_t count;
+    uint32_t open; /* connections of all lanes that are neither free nor gone */
+} fl_lanes;
+
+/* A socket that one lane has accepted for another. */
+typedef struct {
+    int fd;
+    fp_peer peer;
+} fl_foundling;
+
+/* What a lane in a thread of its own needs besides; see front_threads.h. */
+typedef struct {
+    bool runs;
+    pthread_t thread;
+    pthread_mutex_t mutex;  /* of the whole lane, but for what follows */
+    _Atomic uint32_t wanted; /* how many want the lane before its thread */
+    _Atomic bool stopping;
+    _Atomic uint64_t waits; /* how often the thread was kept out, or Python */
+    int kick;               /* an eventfd in epoll: look at `foundlings` and `stopping` */
+    int news;               /* an eventfd of Python's: ask for news */
+    double now_ahead, limiter_ahead; /* of CLOCK_MONOTONIC, seconds */
+    double told_at;
+    pthread_mutex_t nursery;
+    fl_foundling *foundlings;
+    uint32_t foundling_count, foundling_room;
+} fl_thread;
+
+struct fl_reactor {
     int epoll;
     int *listeners;
     uint32_t listener_count;
     fl_config config;
-    pt_table *table;   /* NULL: every request goes to Python */
-    fc_table *limiter; /* NULL: nothing is limited */
+    fl_lanes *lanes;
+    uint32_t number; /* among `lanes` */
+    uint32_t next_lane; /* whose turn it is to get a connection */
+    fl_thread own;
+    pt_table *table;     /* NULL: every request goes to Python */
+    fk_limiter *limiter; /* NULL: nothing is limited */
     fl_connection *connections;
     uint32_t capacity, first_free, first_news, last_news;
-    uint32_t open; /* neither free nor gone */
     uint32_t buckets[FL_BUCKETS];
     uint64_t seed[2];
     double now;
@@ -99,23 +141,24 @@ typedef struct {
     int accept_error; /* errno of an accept that will fail again, else 0 */
     bool full;        /* a connection was refused because of max_connections */
     bool counted;     /* `counts` has changed since it was last taken */
+    bool stirred;     /* a connection has come or gone since Python was last told so */
     fl_counts counts;
     struct epoll_event events[FL_EVENTS];
     int events_at, events_count; /* those from events_at on are still to be handled */
-    uint8_t in[FL_IN_BYTES], out[FL_OUT_BYTES];
-} fl_reactor;
+    uint8_t in[FL_IN_BYTES], out[FL_OUT_BYTES], payload[PT_PAYLOAD_MAX];
+};
 
 /* ---- Slots ---- */
 
 static inline uint64_t fl_token(const fl_reactor *reactor, const fl_connection *connection)
 {
-    return (uint64_t)connection->generation << 32 |
+    return (uint64_t)connection->generation << 32 | reactor->number << FL_SLOT_BITS |
            (uint32_t)(connection - reactor->connections);
 }
 
 static inline fl_connection *fl_find(fl_reactor *reactor, uint64_t token)
 {
-    uint32_t slot = (uint32_t)token;
+    uint32_t slot = (uint32_t)token & ((1u << FL_SLOT_BITS) - 1);
     if (slot >= reactor->capacity || reactor->connections[slot].state == FL_FREE ||
         reactor->connections[slot].generation != token >> 32)
         return NULL;
@@ -125,6 +168,8 @@ static inline fl_connection *fl_find(fl_reactor *reactor, uint64_t token)
 static inline bool fl_grow(fl_reactor *reactor)
 {
     uint32_t capacity = reactor->capacity ? reactor->capacity * 2 : 64;
+    if (capacity > 1u << FL_SLOT_BITS)
+        return false;
     fl_connection *grown = realloc(reactor->connections, capacity * sizeof *grown);
     if (grown == NULL)
         return false;
@@ -143,16 +188,20 @@ static inline uint32_t *fl_bucket(fl_reactor *reactor, const fc_key *client)
     return &reactor->buckets[fc_hash(reactor->seed, client) % FL_BUCKETS];
 }
 
-static inline uint32_t fl_count_of(fl_reactor *reactor, const fc_key *client)
+/* How many connections of all lanes count for a client; under the lock. */
+static inline uint32_t fl_count_of(const fl_lanes *lanes, const fc_key *client)
 {
     uint32_t count = 0;
-    for (uint32_t slot = *fl_bucket(reactor, client); slot != FL_NONE;
-         slot = reactor->connections[slot].next_in_bucket)
-        count += fc_same(&reactor->connections[slot].judged.itself.client, client);
+    for (uint32_t lane = 0; lane < lanes->count; lane++) {
+        fl_reactor *reactor = lanes->all[lane];
+        for (uint32_t slot = *fl_bucket(reactor, client); slot != FL_NONE;
+             slot = reactor->connections[slot].next_in_bucket)
+            count += fc_same(&reactor->connections[slot].judged.itself.client, client);
+    }
     return count;
 }
 
-/* A slot that counts for the caps; NULL: no memory. */
+/* A slot that counts for the caps; NULL: no memory. Under the lock. */
 static inline fl_connection *fl_open(fl_reactor *reactor, const fl_connection *like)
 {
     if (reactor->first_free == FL_NONE && !fl_grow(reactor))
@@ -168,8 +217,8 @@ static inline fl_connection *fl_open(fl_reactor *reactor, const fl_connection *l
         connection->next_in_bucket = *bucket;
         *bucket = slot;
     }
-    reactor->open++;
-    reactor->counted = true;
+    reactor->lanes->open++;
+    reactor->counted = reactor->stirred = true;
     return connection;
 }
 
@@ -185,6 +234,7 @@ static inline void fl_free(fl_reactor *reactor, fl_connection *connection)
 
 static inline void fl_uncount(fl_reactor *reactor, fl_connection *connection)
 {
+    fk_enter(&reactor->lanes->lock);
     if (connection->judged.capped) {
         uint32_t slot = (uint32_t)(connection - reactor->connections);
         uint32_t *link = fl_bucket(reactor, &connection->judged.itself.client);
@@ -192,8 +242,9 @@ static inline void fl_uncount(fl_reactor *reactor, fl_connection *connection)
             link = &reactor->connections[*link].next_in_bucket;
         *link = connection->next_in_bucket;
     }
-    reactor->open--;
-    reactor->counted = true;
+    reactor->lanes->open--;
+    fk_leave(&reactor->lanes->lock);
+    reactor->counted = reactor->stirred = true;
 }
 
 static inline void fl_drop_buffers(fl_connection *connection)

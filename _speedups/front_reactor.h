@@ -5,9 +5,10 @@
  *                      │            └ anything else       → a request for Python   (warm)
  *                      └ not understood                   → the connection is lent to Python
  *
- * Driven from one thread: fl_turn does a bounded amount of work, fl_sweep keeps deadlines; after
- * either, and after fl_answer_warm, fl_drain and fl_give_back, fl_next_news says what concerns
- * Python. Every request of one turn has the same `now`.
+ * fl_turn does a bounded amount of work, fl_sweep keeps deadlines; after either, and after
+ * fl_answer_warm, fl_drain and fl_give_back, fl_next_news says what concerns Python. Every request
+ * of one turn has the same `now`. One thread at a time may be in a lane: Python's, as here, or
+ * that of front_threads.h.
  *
  * Order is kept per connection: while a request is with Python, or answers wait to be taken by
  * the client, nothing further is read from it. So a client costs at most FL_IN_BYTES, and
@@ -28,6 +29,7 @@
 #define FL_TURN_NS 400000 /* nothing new is begun after that long: others want the thread, too */
 #define FL_QUIET_S 1.0 /* who has not asked for that long is hardly about to */
 #define FL_LISTENER FL_NONE
+#define FL_KICK FL_NONE /* among the listeners */
 
 static inline uint64_t fl_clock_ns(clockid_t clock)
 {
@@ -45,12 +47,20 @@ static inline void fl_count(fl_reactor *reactor, fr_method method, fl_status sta
     reactor->counted = true;
 }
 
+static inline bool fl_refuse(fl_reactor *reactor, const fr_request *request, fc_decision decision,
+                             uint32_t burst, uint8_t **out)
+{
+    *out = fa_too_many(*out, request, decision.wait, burst, reactor->now_us);
+    fl_count(reactor, request->method, FL_429);
+    return true;
+}
+
 /* Writes an answer at `*out` and moves it on; false, and nothing changed: a request for Python.
  * That one counts it, so here the limiter is only asked whether it would refuse. */
 static inline bool fl_answer(fl_reactor *reactor, const fl_connection *connection,
                       const fr_request *request, uint8_t **out)
 {
-    fc_table *limiter = reactor->limiter;
+    fk_limiter *limiter = reactor->limiter;
     fw_client who = connection->judged.itself;
     fc_decision decision = {true, 0, 0};
     uint32_t burst = 0;
@@ -63,17 +73,15 @@ static inline bool fl_answer(fl_reactor *reactor, const fl_connection *connectio
     if (who.exempt)
         limiter = NULL;
     if (limiter != NULL) {
-        burst = limiter->burst;
-        decision = fc_foresee(limiter, &who.client, reactor->limiter_now);
-        if (!decision.allowed) {
-            *out = fa_too_many(*out, request, decision.wait, burst, reactor->now_us);
-            fl_count(reactor, request->method, FL_429);
-            return true;
-        }
+        burst = limiter->cells.burst;
+        decision = fk_foresee(limiter, &who.client, reactor->limiter_now);
+        if (!decision.allowed)
+            return fl_refuse(reactor, request, decision, burst, out);
     }
     pt_packet packet;
     if (request->method == FR_PUT || !request->plain || request->policy == FR_NETWORK_ONLY ||
-        reactor->table == NULL || !pt_lookup(reactor->table, request->key, &packet))
+        reactor->table == NULL ||
+        !pt_lookup_copy(reactor->table, request->key, &packet, reactor->payload))
         return false;
     uint64_t ttl_s = fa_ttl_s(&packet, &reactor->config.bounds);
     if (request->policy == FR_CACHE_FIRST && fa_age_s(&packet, reactor->now_us) >= ttl_s)
@@ -84,7 +92,9 @@ static inline bool fl_answer(fl_reactor *reactor, const fl_connection *connectio
     if (condition == FA_UNCLEAR)
         return false;
     if (limiter != NULL)
-        decision = fc_check(limiter, &who.client, reactor->limiter_now);
+        decision = fk_check(limiter, &who.client, reactor->limiter_now);
+    if (!decision.allowed) /* another thread was faster */
+        return fl_refuse(reactor, request, decision, burst, out);
     *out = fa_packet(*out, request, &packet, tag, condition == FA_MET, ttl_s, reactor->now_us,
                      burst, decision.remaining);
     fl_count(reactor, request->method, condition == FA_MET ? FL_304 : FL_200);
@@ -279,19 +289,95 @@ static inline fl_connection *fl_admit(fl_reactor *reactor, int fd, const fp_peer
         .drain_since = FL_NEVER,
         .linger_since = FL_NEVER,
     };
-    reactor->counted = true;
-    if (reactor->open >= config->max_connections) {
-        reactor->counts.refused_total++;
-        reactor->full = true;
-        return NULL;
+    fl_lanes *lanes = reactor->lanes;
+    fl_connection *connection = NULL;
+    fk_enter(&lanes->lock);
+    bool full = lanes->open >= config->max_connections;
+    bool many = !full && config->max_per_address && like.judged.capped &&
+                fl_count_of(lanes, &like.judged.itself.client) >= config->max_per_address;
+    if (!full && !many)
+        connection = fl_open(reactor, &like);
+    fk_leave(&lanes->lock);
+    reactor->counted = reactor->stirred = true;
+    reactor->full |= full;
+    reactor->counts.refused_total += full;
+    reactor->counts.refused_address += many;
+    reactor->counts.accepted += !full && !many;
+    return connection;
+}
+
+static inline void fl_take_in(fl_reactor *reactor, int fd, const fp_peer *peer)
+{
+    fl_connection *connection = fl_admit(reactor, fd, peer);
+    if (connection == NULL) {
+        close(fd);
+        return;
     }
-    if (config->max_per_address && like.judged.capped &&
-        fl_count_of(reactor, &like.judged.itself.client) >= config->max_per_address) {
-        reactor->counts.refused_address++;
-        return NULL;
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    struct epoll_event event = {.events = FL_READ_EVENTS,
+                                .data.u64 = fl_token(reactor, connection)};
+    if (epoll_ctl(reactor->epoll, EPOLL_CTL_ADD, fd, &event) != 0)
+        fl_close(reactor, connection);
+}
+
+/* ---- Accepting for others ---- */
+
+static inline void fl_kick(fl_reactor *reactor)
+{
+    uint64_t one = 1;
+    ssize_t written = write(reactor->own.kick, &one, sizeof one);
+    (void)written; /* it can only fail because it is kicked already */
+}
+
+/* Leaves a socket at another lane's door; false: no memory. */
+static inline bool fl_leave_with(fl_reactor *other, int fd, const fp_peer *peer)
+{
+    fl_thread *own = &other->own;
+    pthread_mutex_lock(&own->nursery);
+    if (own->foundling_count == own->foundling_room) {
+        uint32_t room = own->foundling_room ? own->foundling_room * 2 : FL_ACCEPTS;
+        fl_foundling *grown = realloc(own->foundlings, room * sizeof *grown);
+        if (grown == NULL) {
+            pthread_mutex_unlock(&own->nursery);
+            return false;
+        }
+        own->foundlings = grown;
+        own->foundling_room = room;
     }
-    reactor->counts.accepted++;
-    return fl_open(reactor, &like);
+    own->foundlings[own->foundling_count++] = (fl_foundling){fd, *peer};
+    pthread_mutex_unlock(&own->nursery);
+    fl_kick(other);
+    return true;
+}
+
+/* Takes in what others have left here. */
+static inline void fl_adopt(fl_reactor *reactor)
+{
+    fl_thread *own = &reactor->own;
+    for (;;) {
+        fl_foundling next;
+        pthread_mutex_lock(&own->nursery);
+        bool any = own->foundling_count != 0;
+        if (any)
+            next = own->foundlings[--own->foundling_count];
+        pthread_mutex_unlock(&own->nursery);
+        if (!any)
+            return;
+        fl_take_in(reactor, next.fd, &next.peer);
+    }
+}
+
+/* Gives each lane its share of connections, in turn. */
+static inline void fl_place(fl_reactor *reactor, int fd, const fp_peer *peer)
+{
+    fl_reactor *next = reactor;
+    if (reactor->own.runs) {
+        next = reactor->lanes->all[reactor->next_lane];
+        reactor->next_lane = (reactor->next_lane + 1) % reactor->lanes->count;
+    }
+    if (next == reactor || !fl_leave_with(next, fd, peer))
+        fl_take_in(reactor, fd, peer);
 }
 
 static inline void fl_watch_listeners(fl_reactor *reactor, bool accepting)
@@ -319,17 +405,10 @@ static inline void fl_accept(fl_reactor *reactor, int listener)
             return;
         }
         fp_peer peer;
-        fl_connection *connection = fp_read(&address, &peer) ? fl_admit(reactor, fd, &peer) : NULL;
-        if (connection == NULL) {
+        if (fp_read(&address, &peer))
+            fl_place(reactor, fd, &peer);
+        else
             close(fd);
-            continue;
-        }
-        int on = 1;
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        struct epoll_event event = {.events = FL_READ_EVENTS,
-                                    .data.u64 = fl_token(reactor, connection)};
-        if (epoll_ctl(reactor->epoll, EPOLL_CTL_ADD, fd, &event) != 0)
-            fl_close(reactor, connection);
     }
 }
 
@@ -342,6 +421,14 @@ static inline void fl_set_clocks(fl_reactor *reactor, double now, fc_ns limiter_
     reactor->now_us = fl_clock_ns(CLOCK_REALTIME) / 1000;
 }
 
+static inline void fl_be_kicked(fl_reactor *reactor)
+{
+    uint64_t kicks;
+    ssize_t got = read(reactor->own.kick, &kicks, sizeof kicks);
+    (void)got;
+    fl_adopt(reactor);
+}
+
 static inline void fl_handle_event(fl_reactor *reactor, struct epoll_event event)
 {
     uint32_t low = (uint32_t)event.data.u64;
@@ -350,11 +437,26 @@ static inline void fl_handle_event(fl_reactor *reactor, struct epoll_event event
         fl_handle(reactor, connection, event.events);
     else if (event.data.u64 >> 32 == FL_LISTENER && low < reactor->listener_count)
         fl_accept(reactor, reactor->listeners[low]);
+    else if (event.data.u64 >> 32 == FL_LISTENER && low == FL_KICK)
+        fl_be_kicked(reactor);
 }
 
-/* Handles what has happened, for a bounded time. What is left over comes first in the next turn:
- * epoll puts everything that it has told of at the end of its line, and who was left out would
- * wait until all others have had their turn, again and again. */
+/* Handles what epoll has told of; false: there is more, but the time is over, or others want the
+ * lane. What is left over comes first in the next turn: epoll puts everything that it has told of
+ * at the end of its line, and who was left out would wait until all others have had their turn,
+ * again and again. */
+static inline bool fl_handle_events(fl_reactor *reactor, uint64_t begun)
+{
+    while (reactor->events_at < reactor->events_count) {
+        fl_handle_event(reactor, reactor->events[reactor->events_at++]);
+        if (fl_clock_ns(CLOCK_MONOTONIC) - begun > FL_TURN_NS ||
+            atomic_load_explicit(&reactor->own.wanted, memory_order_relaxed))
+            return false;
+    }
+    return true;
+}
+
+/* Handles what has happened, for a bounded time. */
 static inline void fl_turn(fl_reactor *reactor)
 {
     uint64_t begun = fl_clock_ns(CLOCK_MONOTONIC);
@@ -365,11 +467,8 @@ static inline void fl_turn(fl_reactor *reactor)
         }
         if (reactor->events_count <= 0)
             return;
-        while (reactor->events_at < reactor->events_count) {
-            fl_handle_event(reactor, reactor->events[reactor->events_at++]);
-            if (fl_clock_ns(CLOCK_MONOTONIC) - begun > FL_TURN_NS)
-                return;
-        }
+        if (!fl_handle_events(reactor, begun))
+            return;
         if (reactor->first_news != FL_NONE)
             return;
     }
@@ -501,6 +600,7 @@ static inline void fl_stop_accepting(fl_reactor *reactor)
 
 static inline void fl_drain_all(fl_reactor *reactor)
 {
+    fl_adopt(reactor);
     for (uint32_t slot = 0; slot < reactor->capacity; slot++) {
         fl_connection *connection = &reactor->connections[slot];
         if (connection->state == FL_READING || connection->state == FL_WARM)
@@ -510,12 +610,22 @@ static inline void fl_drain_all(fl_reactor *reactor)
 
 /* ---- Beginning and end ---- */
 
-static inline bool fl_init(fl_reactor *reactor)
+/* Makes a lane one of `lanes`. False: no descriptor, or too many lanes; fl_clear it nevertheless. */
+static inline bool fl_init(fl_reactor *reactor, fl_lanes *lanes)
 {
     reactor->first_free = reactor->first_news = reactor->last_news = FL_NONE;
     memset(reactor->buckets, 0xff, sizeof reactor->buckets);
+    reactor->own.kick = -1;
+    reactor->own.news = -1;
+    reactor->lanes = lanes;
     reactor->epoll = epoll_create1(EPOLL_CLOEXEC);
-    return reactor->epoll >= 0;
+    pthread_mutex_init(&reactor->own.mutex, NULL); /* without attributes it cannot fail */
+    pthread_mutex_init(&reactor->own.nursery, NULL);
+    if (reactor->epoll < 0 || lanes->count == FL_LANES_MAX)
+        return false;
+    reactor->number = lanes->count;
+    lanes->all[lanes->count++] = reactor;
+    return true;
 }
 
 /* The listeners' array and the networks' are the caller's until here, and freed by fl_clear. */
@@ -531,6 +641,7 @@ static inline bool fl_listen(fl_reactor *reactor, int listener)
 
 static inline void fl_clear(fl_reactor *reactor)
 {
+    reactor->lanes->count = 0; /* a server's lanes end together, and their threads have ended */
     for (uint32_t slot = 0; slot < reactor->capacity; slot++) {
         fl_connection *connection = &reactor->connections[slot];
         bool lent = connection->state == FL_LENT && connection->news != FL_IS_LENT;
@@ -539,8 +650,15 @@ static inline void fl_clear(fl_reactor *reactor)
             fl_drop_buffers(connection);
         }
     }
+    for (uint32_t i = 0; i < reactor->own.foundling_count; i++)
+        close(reactor->own.foundlings[i].fd);
+    if (reactor->own.kick >= 0)
+        close(reactor->own.kick);
     if (reactor->epoll >= 0)
         close(reactor->epoll);
+    pthread_mutex_destroy(&reactor->own.mutex);
+    pthread_mutex_destroy(&reactor->own.nursery);
+    free(reactor->own.foundlings);
     free(reactor->connections);
     free(reactor->listeners);
     free(reactor->config.rules.trusted);

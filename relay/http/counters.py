@@ -12,6 +12,8 @@ class Counters:
         self.requests: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self.connections: Counter[str] = Counter()
         self.connections_open = 0
+        self.waits: dict[str, int] = {}
+        """How often threads of the front lane waited for what; empty where there are none."""
 
     def count_request(self, kind: str, status: int) -> None:
         """Count one answered request; `kind` and `status` come from small fixed sets."""
@@ -29,4 +31,5 @@ class Counters:
                 for kind, statuses in sorted(self.requests.items())
             },
             "connections": {"open": self.connections_open, **self.connections},
+            **({"waits": self.waits} if self.waits else {}),
         }

@@ -10,6 +10,10 @@ answers GET and HEAD of packets that are in the table and fresh. It tells of eve
 
 The lane's own answers are counted, but not logged, not even when the log is to tell all.
 
+As shipped the lane is a task: on one core frequent requests then wait least. With more cores
+than one to serve from there may be several lanes, each in a thread without the GIL; then all of
+the above reaches Trio's thread through an eventfd, and caps and limits hold for all together.
+
 Source: design/architecture.md, section 1; issue 4, section 1.
 """
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +30,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from relay.errors import StartupError
 from relay.http.deadlines import Past
 from relay.http.messages import BODY_TIMEOUT_S, BodyTimeoutError, Message, Request
-from relay.http.native import Cells, Lane
+from relay.http.native import Cells, Lane, Lanes
 from relay.http.serve import EXHAUSTED_PAUSE_S, HttpServer
 
 if TYPE_CHECKING:
@@ -44,7 +50,12 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("pkarr_relay.http")
 
 VARIABLE: Final = "RELAY_FRONT_LANE"
-"""``0`` in the environment turns the lane off, to compare, and to rule it out."""
+"""In the environment: how the lane runs; see `front_lane`."""
+THREADS_MAX: Final = 64
+_THREADS: Final = re.compile(r"threads:([1-9][0-9]?)", re.ASCII)
+_LANE_SHIFT: Final = 24
+_LANE_MASK: Final = 0xFF
+"""Where a token carries the number of its lane."""
 PATIENCE_S: Final = 0.0002
 """Frequent requests wait no longer for rare ones than this, or one step of a task."""
 _FAILED: Final = b"HTTP/1.1 500 \r\ncontent-length: 0\r\n"
@@ -57,10 +68,12 @@ class FrontLane:
     Args:
         app: answers what the lane does not.
         table: a capsule with the C packet table; None: the lane answers nothing by itself.
+        threads: how many lanes with a thread of their own; 0: one, as a task.
     """
 
     app: App
     table: object | None
+    threads: int = 0
 
     def make_server(
         self,
@@ -75,10 +88,24 @@ class FrontLane:
 
 
 def front_lane(app: App, table: object | None) -> FrontLane | None:
-    """Return a lane for `app`, or None where there is none, or is to be none."""
-    if Lane is None or os.environ.get(VARIABLE) == "0":
+    """Return a lane for `app`, or None where there is none, or is to be none.
+
+    ``RELAY_FRONT_LANE`` in the environment is ``task`` (as if it were not set), ``threads:N``
+    with N from 1 to `THREADS_MAX`, or ``0``, to compare with Hypercorn, and to rule the lane out.
+
+    Raises:
+        StartupError: it is none of these.
+    """
+    wanted = os.environ.get(VARIABLE) or "task"
+    threads = _THREADS.fullmatch(wanted)
+    count = 0 if threads is None else int(threads[1])
+    if count > THREADS_MAX or (threads is None and wanted not in ("task", "0", "1")):
+        raise StartupError(
+            f"{VARIABLE}={wanted!r} is not 0, task or threads:N with N from 1 to {THREADS_MAX}"
+        )
+    if Lane is None or wanted == "0":
         return None
-    return FrontLane(app, table)
+    return FrontLane(app, table, count)
 
 
 class FrontServer(HttpServer):
@@ -102,7 +129,9 @@ class FrontServer(HttpServer):
         self._limits = front.app.limits
         if self._limits.http is not None and rules != self._limits.rules:
             raise ValueError("one set of rules for clients, please")
-        self._lane: Lane
+        self._lanes: Sequence[Lane]
+        self._news: int
+        self._together = Lanes(config.max_connections, config.max_connections_per_address)
         self._nursery: trio.Nursery
         self._asked: dict[int, trio.CancelScope] = {}
         self._lent: dict[Connection, int] = {}
@@ -117,53 +146,69 @@ class FrontServer(HttpServer):
         task_status: trio.TaskStatus[None],
     ) -> None:
         """Serve until `shutdown`, then let requests finish; cancelling ends them at once."""
-        self._lane = self._make_lane(sockets)
+        for sock in sockets:
+            sock.setblocking(False)
+        # The first lane accepts, and gives others their share.
+        heard = [[sock.fileno() for sock in sockets]] + [[]] * (self._front.threads - 1)
+        self._lanes = [self._make_lane(descriptors) for descriptors in heard]
+        news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
+            if self._front.threads:
+                self._together.start(*self._now(), news)
+            self._news = news
             await super().run(sockets, shutdown, task_status)
         finally:
-            self._lane.close()
+            self._together.stop()
+            self._note_counts()
+            for lane in self._lanes:
+                lane.close()
+            os.close(news)
 
     def _begin(
         self, sockets: Sequence[socket.socket], accepting: trio.Nursery, nursery: trio.Nursery
     ) -> None:
         self._nursery = nursery
-        nursery.start_soon(self._react)
+        nursery.start_soon(self._listen_to_threads if self._front.threads else self._react)
 
     def _stop_accepting(self) -> None:
-        self._lane.stop_accepting()
+        self._lanes[0].stop_accepting()
 
     def _drain(self) -> None:
         self._draining = True
         super()._drain()
-        self._lane.drain(*self._now())
+        for lane in self._lanes:
+            lane.drain(*self._now())
         self._note_counts()
 
     def _check(self, now: float) -> None:
         super()._check(now)
-        self._lane.sweep(*self._now())
+        for lane in self._lanes:
+            lane.sweep(*self._now())
         self._note_counts()
 
     def _count(self) -> int:
-        return self._lane.open
+        return self._together.open
 
     def _forget(self, connection: Connection) -> None:
         super()._forget(connection)
-        self._lane.give_back(self._lent.pop(connection))
+        token = self._lent.pop(connection)
+        self._lane_of(token).give_back(token)
 
     # ---- The lane ----
 
-    def _make_lane(self, sockets: Sequence[socket.socket]) -> Lane:
-        for sock in sockets:
-            sock.setblocking(False)
+    def _lane_of(self, token: int) -> Lane:
+        return self._lanes[token >> _LANE_SHIFT & _LANE_MASK]
+
+    def _make_lane(self, listeners: Sequence[int]) -> Lane:
         deadlines, service = self._deadlines, self._front.app.service
         limiter = self._limits.http
         return Lane(
             self,
-            listeners=[sock.fileno() for sock in sockets],
+            listeners=listeners,
             table=self._front.table,
             limiter=limiter if isinstance(limiter, Cells) else None,
             ttl_s=(service.ttl_min_s, service.ttl_max_s),
-            caps=(self._config.max_connections, self._config.max_connections_per_address),
+            lanes=self._together,
             deadlines_s=(
                 deadlines.head_s,
                 BODY_TIMEOUT_S,
@@ -181,36 +226,54 @@ class FrontServer(HttpServer):
 
     async def _react(self) -> None:
         """Let the lane do a bounded piece of work at a time; other tasks get their turn between."""
-        lane = self._lane
         between = _BetweenSteps(self._turn)
         trio.lowlevel.add_instrument(between)
         try:
             while True:
-                await trio.lowlevel.wait_readable(lane.fileno())
+                await trio.lowlevel.wait_readable(self._lanes[0].fileno())
                 self._turn()
                 between.note_turn()
         finally:
             trio.lowlevel.remove_instrument(between)
 
     def _turn(self) -> None:
-        self._lane.turn(*self._now())
+        self._lanes[0].turn(*self._now())
         self._note_counts()
+
+    async def _listen_to_threads(self) -> None:
+        """Hear what lanes have to tell that are threads of their own."""
+        while True:
+            await trio.lowlevel.wait_readable(self._news)
+            os.eventfd_read(self._news)
+            for lane in self._lanes:
+                lane.tell()
+            self._note_counts()
 
     def _now(self) -> tuple[float, float]:
         return trio.current_time(), self._limits.clock()
 
     def _note_counts(self) -> None:
-        counts = self._lane.take_counts()
-        if counts is None:
-            return
-        hits, answers, events = counts
-        if hits:
-            self._front.app.service.counters["hits"] += hits
-        for (kind, status), count in answers:
-            self._counters.requests[kind][status] += count
-        for event, count in events:
-            self._counters.connections[event] += count
-        self._note_count()
+        taken = [counts for lane in self._lanes if (counts := lane.take_counts()) is not None]
+        for hits, answers, events in taken:
+            if hits:
+                self._front.app.service.counters["hits"] += hits
+            for (kind, status), count in answers:
+                self._counters.requests[kind][status] += count
+            for event, count in events:
+                self._counters.connections[event] += count
+        if taken:
+            self._note_count()
+        if self._front.threads:
+            self._note_waits()
+
+    def _note_waits(self) -> None:
+        lanes, limiter, table = zip(*(lane.waits for lane in self._lanes), strict=True)
+        self._counters.waits = {
+            "lanes": sum(lanes),
+            "caps": self._together.waits,
+            "limiter": max(limiter),  # one for all, like the table
+            "table": max(table),
+        }
 
     # ---- What the lane tells ----
 
@@ -248,7 +311,7 @@ class FrontServer(HttpServer):
 
     def refused(self) -> None:
         """Say that there are too many connections."""
-        self._complain("closing new connections: %d are open", self._lane.open)
+        self._complain("closing new connections: %d are open", self._together.open)
 
     def cannot_accept(self, error: OSError) -> None:
         """Let the lane try again in a while: at once would be in vain."""
@@ -257,7 +320,7 @@ class FrontServer(HttpServer):
 
     async def _accept_later(self) -> None:
         await trio.sleep(EXHAUSTED_PAUSE_S)
-        self._lane.accept_again()
+        self._lanes[0].accept_again()
 
     async def _answer(self, token: int, request: Request, scope: trio.CancelScope) -> None:
         response = None
@@ -271,7 +334,7 @@ class FrontServer(HttpServer):
         if scope.cancelled_caught:
             return
         head, body, close = (_FAILED, b"", True) if response is None else _composed(response)
-        self._lane.answer(token, head, body, close, *self._now())
+        self._lane_of(token).answer(token, head, body, close, *self._now())
         self._note_counts()
 
 

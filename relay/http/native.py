@@ -1,4 +1,4 @@
-"""The HTTP room's native part, where the compiled kernels are in use; else both names are None."""
+"""The HTTP room's native part, where the compiled kernels are in use; else the names are None."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from relay._kernels import IMPLEMENTATION
 
 if TYPE_CHECKING or IMPLEMENTATION == "compiled":
-    from relay._speedups.front import Cells, Lane
+    from relay._speedups.front import Cells, Lane, Lanes
 else:
-    Cells = Lane = None
+    Cells = Lane = Lanes = None
 
-__all__ = ["Cells", "Lane"]
+__all__ = ["Cells", "Lane", "Lanes"]

@@ -56,6 +56,9 @@ class TableCache:
 class FrontWorld(World):
     """The relay under test; its clock is the machine's, as the lane's is."""
 
+    threads = 0
+    """How many of the lane's own; 0: it is a task."""
+
     def __init__(self, *, limits: HttpLimits | None = None) -> None:
         super().__init__(limits=limits)
         self.cache: Any = TableCache()
@@ -91,7 +94,7 @@ class FrontWorld(World):
             counters=self.counters,
             shutdown=shutdown,
             deadlines=deadlines,
-            front=FrontLane(self.app, self.cache.table.capsule) if lane else None,
+            front=FrontLane(self.app, self.cache.table.capsule, self.threads) if lane else None,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(serve)

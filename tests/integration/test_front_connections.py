@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 import resource
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import ip_network
 
 import pytest
@@ -111,6 +113,11 @@ def stocked(world: FrontWorld) -> FrontWorld:
     return world
 
 
+@pytest.fixture(autouse=True, params=[0, 2], ids=["task", "threads"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FrontWorld, "threads", request.param)
+
+
 @pytest.fixture
 def world() -> FrontWorld:
     return stocked(FrontWorld())
@@ -206,6 +213,7 @@ async def test_the_page_and_the_figures_keep_the_connection(world: FrontWorld) -
     assert world.counters.requests == {"index": {200: 3}, "stats": {200: 1}}
 
 
+@pytest.mark.parametrize("threads", [0], indirect=True)
 async def test_frequent_requests_do_not_wait_for_a_whole_round(
     world: FrontWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,6 +441,67 @@ async def test_accepting_survives_a_lack_of_descriptors(
             client = Client(trio.SocketStream(sock))
             await client.send(GET)
             assert await client.status() == 200
+
+
+@pytest.mark.parametrize("threads", [4], indirect=True)
+async def test_threads_count_exactly_together() -> None:
+    """What they share is limited as if there were one: no cell is spent twice, none is lost."""
+    clients, requests, burst = 12, 1500, 10_000
+    world = limited(burst)
+    statuses: Counter[bytes] = Counter()
+
+    async def ask_often(port: int) -> None:
+        async with connected(port) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(client.send, GET * (requests - 1) + CLOSE)
+            received = b"".join([data async for data in client.stream])
+            statuses.update(re.findall(rb"HTTP/1\.1 (200|429) ", received))
+
+    async with world.serving() as port, trio.open_nursery() as nursery:
+        for _ in range(clients):
+            nursery.start_soon(ask_often, port)
+    assert statuses == {b"200": burst, b"429": clients * requests - burst}
+    assert world.counters.requests["get"] == {200: burst, 429: clients * requests - burst}
+    assert world.service.counters["hits"] == burst
+    assert world.counters.connections == {"accepted": clients}
+    assert world.counters.connections_open == 0
+    assert set(world.counters.waits) == {"lanes", "caps", "limiter", "table"}
+
+
+@pytest.mark.parametrize("threads", [3], indirect=True)
+async def test_threads_keep_the_caps_together() -> None:
+    """Connections come at once, to all lanes; as many as may are served, the others are closed."""
+    world = stocked(FrontWorld())
+    config = HttpConfig(max_connections=1000, max_connections_per_address=10)
+    served: list[bool] = []
+    async with world.serving(config) as port, AsyncExitStack() as opened:
+        clients = [await opened.enter_async_context(connected(port)) for _ in range(25)]
+
+        async def try_it(client: Client) -> None:
+            with suppress(trio.BrokenResourceError):
+                await client.send(GET)
+            try:
+                served.append(bool(await client.stream.receive_some()))
+            except trio.BrokenResourceError:
+                served.append(False)
+
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(try_it, client)
+        assert sum(served) == 10
+    assert world.counters.connections == {"accepted": 10, "refused_address": 15}
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+async def test_threads_end_amid_work(world: FrontWorld) -> None:
+    """Requests of all ways are under way when the server is cancelled; again and again."""
+    for _ in range(20):
+        async with AsyncExitStack() as opened, world.serving() as port:
+            for request in (GET * 2000, (MISS + PUT) * 20, UNKNOWN) * 2:
+                client = await opened.enter_async_context(connected(port))
+                client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+                await client.send(request)
+    assert world.counters.connections["accepted"] <= 20 * 6
+    assert world.counters.requests["get"][200] > 0
 
 
 # ---- Deadlines ----

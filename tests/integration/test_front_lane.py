@@ -46,6 +46,11 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "BODY_TIMEOUT_S", 0.4)
 
 
+@pytest.fixture(autouse=True, params=[0, 2], ids=["task", "threads"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FrontWorld, "threads", request.param)
+
+
 @pytest.fixture
 def world() -> FrontWorld:
     world = FrontWorld()

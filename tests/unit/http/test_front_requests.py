@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from relay.errors import StartupError
 from relay.http import front
 from relay.http.app import Response
 from relay.http.front import FrontLane, front_lane
@@ -44,13 +45,28 @@ def test_an_answer_is_composed_without_what_the_lane_adds() -> None:
 
 
 @pytest.mark.compiled
-def test_the_environment_can_turn_the_lane_off(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("text", "threads"),
+    [("", 0), ("1", 0), ("task", 0), ("threads:1", 1), ("threads:64", 64), ("0", None)],
+)
+def test_the_environment_says_how_the_lane_runs(
+    text: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = World().app
+    monkeypatch.setenv("RELAY_FRONT_LANE", text)
+    wanted = None if threads is None else FrontLane(app, None, threads)
+    assert front_lane(app, None) == wanted
+    monkeypatch.delenv("RELAY_FRONT_LANE")
     assert front_lane(app, None) == FrontLane(app, None)
-    monkeypatch.setenv("RELAY_FRONT_LANE", "0")
-    assert front_lane(app, None) is None
-    monkeypatch.setenv("RELAY_FRONT_LANE", "1")
-    assert front_lane(app, None) is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["threads", "threads:", "threads:0", "threads:65", "threads:2 ", "threads:²", "no"]
+)
+def test_what_the_environment_cannot_say(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_FRONT_LANE", text)
+    with pytest.raises(StartupError, match=r"RELAY_FRONT_LANE=.* is not 0, task or threads:N"):
+        front_lane(World().app, None)
 
 
 def test_without_the_extension_there_is_no_lane(monkeypatch: pytest.MonkeyPatch) -> None:
