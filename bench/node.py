@@ -27,6 +27,7 @@ from relay.dht.items import MutableItem
 from relay.dht.krpc import Query
 from relay.dht.node import DhtNode
 from relay.dht.node_id import Address, NodeInfo
+from relay.net.udp import BATCH_DATAGRAMS
 from tests.support.packets import signable
 
 VALUE: Final = random.Random(7).randbytes(250)
@@ -120,8 +121,8 @@ class World:
 
         def turn() -> None:
             nonlocal ended
-            for payload, source in arrivals:
-                node.receive_datagram(payload, source, self.now)
+            for at in range(0, len(arrivals), BATCH_DATAGRAMS):
+                node.receive_datagrams(arrivals[at : at + BATCH_DATAGRAMS], self.now)
             datagrams[:] = node.datagrams_to_send()
             for event in node.take_events():
                 ended += isinstance(event, GetFinished | PutFinished)
@@ -138,6 +139,7 @@ class World:
                 for payload, address in datagrams
                 if address in self.others  # our own address gets a ping, too
             ]
+            arrivals.sort(key=lambda arrival: arrival[1])  # each node answers all it was asked
             self.now += 0.001
 
 

@@ -248,13 +248,14 @@ class Dispatcher:
 
     def _ask(self, operation: Operation, contact: Contact, now: float) -> None:
         """Send the first query to a contact, now or when its address allows it."""
-        wait_s = self._pacer.reserve(contact.address[0], now)
+        address = contact.address
+        wait_s = self._pacer.reserve(address[0], now)
         if wait_s > PACING_WAIT_MAX_S:
             self._counters.dropped_pacing += 1
             operation.on_dead(contact)
             self._settle(operation, now)
             return
-        operation.on_sent(contact, suspect=self._silences.suspect(contact.address, now))
+        operation.on_sent(contact, suspect=self._silences.suspect(address, now))
         if not wait_s:
             self._send(operation, contact, now)
             return

@@ -17,7 +17,7 @@ to twice as many nodes as later ones; here it counts as a look-up of its own.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from relay.dht.node_id import Address, NodeInfo, ip_octets
@@ -41,8 +41,7 @@ class StoreNode(NamedTuple):
     token: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Remembered:
+class _Remembered(NamedTuple):
     """One look-up's store set and its share in the averages."""
 
     nodes: tuple[StoreNode, ...]
@@ -75,6 +74,7 @@ def size_estimate(target: bytes, ids: Iterable[bytes]) -> float:
     return squares * SPACE / weighted if weighted else 0.0
 
 
+@lru_cache(maxsize=4096)
 def subnet(ip: str) -> int:
     """Return the first 6 bits of an IPv4 address."""
     return ip_octets(ip)[0] >> 2
@@ -91,6 +91,8 @@ def take_until_secure(
         size: expected number of nodes in the network.
         subnets: usual number of different /6 networks among the closest.
     """
+    if len(responders) <= K:
+        return tuple(responders)
     expected = int(K * SPACE / (size + 1))
     centre = int.from_bytes(target, "big")
     seen: set[int] = set()
@@ -138,11 +140,14 @@ class LookupHistory:
         self.forget(target)
         if len(self._lookups) >= LOOKUPS_REMEMBERED_MAX:
             self.forget(next(iter(self._lookups)))
+        heard_of = [node.id for node in candidates[:K]]
+        answered = [node.id for node in responders[:K]]
+        size = size_estimate(target, heard_of)
         entry = _Remembered(
             nodes,
             now,
-            size_estimate(target, (node.id for node in candidates)),
-            size_estimate(target, (node.id for node in responders)),
+            size,
+            size if answered == heard_of else size_estimate(target, answered),
             len({subnet(node.address[0]) for node in candidates[:K]}),
         )
         self._lookups[target] = entry
