@@ -189,6 +189,29 @@ def test_first_answer_within_a_second(config: Path, ports: tuple[int, int]) -> N
         assert (int(user) + int(system)) / os.sysconf("SC_CLK_TCK") < FIRST_ANSWER_S
 
 
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [
+        ("relay.cli", "trio hypercorn quart sqlite3 tomllib"),
+        (
+            "relay.server relay.http.app relay.http.front relay.http.serve relay.net.start"
+            " relay.net.packets relay.store.worker relay.service",
+            "hypercorn wsproto h2 h11 quart jinja2 sqlite_utils",
+        ),
+    ],
+    ids=["version", "first answers"],
+)
+def test_what_is_slow_to_import_waits_until_it_is_wanted(modules: str, unwanted: str) -> None:
+    """Nearly all of a start is importing."""
+    script = (
+        "import importlib, sys\n"
+        f"for name in {modules.split()}: importlib.import_module(name)\n"
+        f"print([name for name in {unwanted.split()} if name in sys.modules])"
+    )
+    command = (sys.executable, "-c", script)
+    assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == "[]\n"
+
+
 def test_a_dead_name_server_holds_up_nothing(config: Path, ports: tuple[int, int]) -> None:
     """Bootstrap names are looked up behind the start; none of these can be found."""
     names = '["a.invalid:1", "b.invalid:2"]'
