@@ -50,7 +50,7 @@ async def check_all(payloads: list[tuple[PublicKey, bytes]]) -> list[SignedPacke
 async def test_those_of_one_round_are_one_batch(batches):
     payloads = [(packet.public_key, packet.to_relay_payload()) for packet in PACKETS]
     assert await check_all(payloads) == PACKETS
-    assert batches == [BATCH_MAX, 3]
+    assert sorted(batches) == [3, BATCH_MAX]  # Trio draws who of a round goes first
 
 
 async def test_each_gets_its_own_verdict(batches):
