@@ -15,8 +15,11 @@ No I/O, no clock: callers pass `now`.
 from enum import Enum
 from typing import Final
 
-GATHER_S: Final = 0.002
-"""How long to wait; the kernel's buffer holds what comes in ten times that, at any rate served."""
+BATCH: Final = 100
+"""Queries to wait for: a pass is then a small part of their cost, and any buffer holds them."""
+WAIT_MIN_S: Final = 0.001
+WAIT_MAX_S: Final = 0.005
+"""Longest wait: little beside any way through the Internet."""
 CROWD: Final = 4
 """Queries that must be expected within that time."""
 PAUSE_S: Final = 0.05
@@ -27,9 +30,9 @@ class _Phase(Enum):
     """What is done; the value is for how many turns."""
 
     LOOK = 16
-    TRY = 8
+    TRY = 4
     KEEP = 256
-    REST = 2000
+    REST = 4000
 
 
 class Gathering:
@@ -40,8 +43,8 @@ class Gathering:
         self._plain_rate = 0.0
         self._begin(_Phase.LOOK, 0.0)
 
-    def note(self, answered: int, now: float) -> bool:
-        """Count a turn; returns whether to wait `GATHER_S` before the next one.
+    def note(self, answered: int, now: float) -> float:
+        """Count a turn; returns how many seconds to wait before the next one, mostly 0.
 
         Args:
             answered: queries answered in this turn.
@@ -54,14 +57,16 @@ class Gathering:
         self._turns_left -= 1
         if self._turns_left == 0:
             self._decide(now)
-        return answered > 0 and self._phase in (_Phase.TRY, _Phase.KEEP)
+        if answered == 0 or self._phase not in (_Phase.TRY, _Phase.KEEP):
+            return 0.0
+        return min(max(BATCH / self._plain_rate, WAIT_MIN_S), WAIT_MAX_S)
 
     def _decide(self, now: float) -> None:
         rate = self._answered / max(now - self._since, 1e-9)
         match self._phase:
             case _Phase.LOOK | _Phase.REST:
                 self._plain_rate = rate
-                self._begin(_Phase.TRY if rate * GATHER_S >= CROWD else _Phase.LOOK, now)
+                self._begin(_Phase.TRY if rate * WAIT_MAX_S >= CROWD else _Phase.LOOK, now)
             case _Phase.TRY:
                 self._begin(_Phase.REST if rate < self._plain_rate / 2 else _Phase.KEEP, now)
             case _Phase.KEEP:

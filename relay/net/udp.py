@@ -50,7 +50,7 @@ from relay.dht.events import (
     TablePoor,
 )
 from relay.net.bootstrap import BootstrapNames
-from relay.net.gathering import GATHER_S, Gathering
+from relay.net.gathering import Gathering
 from relay.net.udp_socket import DatagramCounters, Datagrams, kernel_drops, open_datagrams
 
 if TYPE_CHECKING:
@@ -251,10 +251,10 @@ class DhtDriver:
             more = seen.more
             if not seen.healthy:
                 await trio.sleep(ERRORS_PAUSE_S)
-            elif self._gathering.note(seen.answered, trio.current_time()) and not (
+            elif (wait_s := self._gathering.note(seen.answered, trio.current_time())) and not (
                 more or seen.others or self._inbox
             ):
-                await trio.sleep(GATHER_S)
+                await trio.sleep(wait_s)
                 more = True  # no doubt
             else:
                 await trio.lowlevel.checkpoint()

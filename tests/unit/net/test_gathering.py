@@ -4,23 +4,27 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.net.gathering import GATHER_S, Gathering
+from relay.net.gathering import WAIT_MAX_S, WAIT_MIN_S, Gathering
 
 PASS_S = 60e-6
 ANSWER_S = 5e-6
 
 
 def simulate(
-    waiting_at: Callable[[float, int], int], seconds: float, gathering: Gathering | None = None
+    waiting_at: Callable[[float, int], int],
+    seconds: float,
+    gathering: Gathering | None = None,
+    start: float = 100.0,
 ) -> tuple[float, int, float]:
     """Serve `waiting_at(now, answered so far)` queries for a while.
 
     Returns:
-        Queries per second, turns, and the share of turns after which was waited.
+        Queries per second, turns, and the share of the time that was spent waiting.
     """
     gathering = Gathering() if gathering is None else gathering
-    start = now = 100.0
-    answered = turns = waits = 0
+    now = start
+    answered = turns = 0
+    waited = 0.0
     while now < start + seconds:
         batch = max(waiting_at(now - start, answered), 0)
         if batch == 0:
@@ -29,16 +33,17 @@ def simulate(
         answered += batch
         now += PASS_S + batch * ANSWER_S
         turns += 1
-        if gathering.note(batch, now):
-            waits += 1
-            now += GATHER_S
-    return answered / seconds, turns, waits / turns
+        if wait_s := gathering.note(batch, now):
+            assert WAIT_MIN_S <= wait_s <= WAIT_MAX_S
+            waited += wait_s
+            now += wait_s
+    return answered / seconds, turns, waited / seconds
 
 
-@pytest.mark.parametrize("rate", [3_000, 10_000, 50_000, 100_000])
+@pytest.mark.parametrize("rate", [1_500, 10_000, 50_000, 100_000])
 def test_queries_that_come_by_themselves_gather(rate: float) -> None:
     served, _, waited = simulate(lambda now, answered: int(now * rate) - answered, 3.0)
-    assert waited > 0.8
+    assert waited > 0.4
     assert served == pytest.approx(rate, rel=0.01)
 
 
@@ -47,11 +52,11 @@ def test_those_who_wait_for_answers_are_not_kept_waiting(window: int) -> None:
     """All of them ask again as soon as they are answered."""
     alone = window / (PASS_S + window * ANSWER_S)
     served, _, waited = simulate(lambda now, answered: window, 3.0)
-    assert waited < 0.01
-    assert served > 0.8 * alone
+    assert waited < 0.1
+    assert served > 0.9 * alone
 
 
-@pytest.mark.parametrize("rate", [10, 100, 1000])
+@pytest.mark.parametrize("rate", [10, 100, 500])
 def test_few_queries_do_not_gather(rate: float) -> None:
     _, turns, waited = simulate(lambda now, answered: int(now * rate) - answered, 5.0)
     assert turns == pytest.approx(rate * 5, abs=1)
@@ -60,10 +65,12 @@ def test_few_queries_do_not_gather(rate: float) -> None:
 
 def test_a_change_of_the_load_is_noticed() -> None:
     gathering = Gathering()
-    for _ in range(3):
-        _, _, waited = simulate(lambda now, answered: int(now * 20_000) - answered, 3.0, gathering)
+    for start in range(100, 130, 10):
+        _, _, waited = simulate(
+            lambda now, answered: int(now * 20_000) - answered, 5.0, gathering, start
+        )
         assert waited > 0.7
-        served, _, _ = simulate(lambda now, answered: 16, 3.0, gathering)
+        served, _, _ = simulate(lambda now, answered: 16, 5.0, gathering, start + 5)
         assert served > 50_000
 
 
