@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha1
 from typing import Final
 
@@ -41,14 +42,14 @@ class Scripted:
 
     info: NodeInfo
     nodes: list[NodeInfo]
-    stored: dict[bytes, dict[bytes, krpc.Value]] = field(default_factory=dict)
+    stored: dict[bytes, dict[bytes, _kernels.Value]] = field(default_factory=dict)
 
     def answer(self, payload: bytes, asker: Address) -> bytes:
         """Return the reply to a query."""
         query = krpc.decode(payload)
         assert isinstance(query, Query)
         arguments = query.arguments
-        values: dict[bytes, krpc.Value] = {b"id": self.info.id}
+        values: dict[bytes, _kernels.Value] = {b"id": self.info.id}
         if query.method == b"put":
             key = arguments[b"k"]
             assert isinstance(key, bytes)
@@ -175,9 +176,9 @@ def measure(nodes: int, rounds: int, at_once: int, *, profile: bool) -> dict[str
         world.settle(costs["put"])
         world.timed(costs["put again"], put)
         world.settle(costs["put again"])
-        world.timed(costs["look-up"], lambda batch=batch: get(batch))
+        world.timed(costs["look-up"], partial(get, batch))
         world.settle(costs["look-up"])
-        world.timed(costs["look-up of nothing"], lambda batch=absent: get(batch))
+        world.timed(costs["look-up of nothing"], partial(get, absent))
         world.settle(costs["look-up of nothing"])
     if world.profile is not None:
         world.profile.print_stats("tottime")
