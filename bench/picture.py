@@ -90,7 +90,8 @@ def _draw_verdicts(page: _Page, verdicts: Sequence[Verdict]) -> None:
     reach = (WIDTH - 60 - _LABEL_WIDTH) / 2
     top = page.y
     for verdict in verdicts:
-        margin = min(max(verdict.margin, 1 / _MARGIN_MAX), _MARGIN_MAX)
+        # The order of the comparisons puts what cannot be told (NaN) at the bad end.
+        margin = min(max(1 / _MARGIN_MAX, verdict.margin), _MARGIN_MAX)
         length = math.log(margin) / math.log(_MARGIN_MAX) * reach
         left, colour = min(middle, middle + length), _MET if verdict.met else _MISSED
         label = f"{verdict.row}; {verdict.goal.text}"
@@ -106,7 +107,7 @@ def _draw_verdicts(page: _Page, verdicts: Sequence[Verdict]) -> None:
 
 
 def _margin_text(verdict: Verdict) -> str:
-    if math.isinf(verdict.margin) or verdict.margin == 0:  # no factor leads to or from nothing
+    if not math.isfinite(verdict.margin) or verdict.margin == 0:  # nothing has no factor
         return "met" if verdict.met else "missed"
     return f"{verdict.margin:.2f}"
 

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
+from math import isnan
 from typing import Any, Final, Literal
 
 OURS: Final = "ours"
@@ -141,13 +142,18 @@ class Row:
             value = _ratio(self.median(goal.against, goal.figure), value)
         elif goal.kind in {"times", "share"}:
             value = _ratio(value, self.median(goal.against, goal.figure))
+        # A peer that did nothing right proves nothing: against zero no goal is met (it is NaN).
         met = value >= goal.bound if goal.kind in _HIGHER_IS_BETTER else value <= goal.bound
         return Verdict(self.name, goal, value, met)
 
     def to_json(self) -> dict[str, Any]:
         """Return the row, its medians and its verdicts as JSON's types."""
         verdicts = [
-            {"goal": verdict.goal.text, "measured": verdict.measured, "met": verdict.met}
+            {
+                "goal": verdict.goal.text,
+                "measured": None if isnan(verdict.measured) else verdict.measured,
+                "met": verdict.met,
+            }
             for verdict in self.verdicts()
         ]
         medians = {
@@ -164,7 +170,7 @@ class Row:
 
 
 def _ratio(above: float, below: float) -> float:
-    return above / below if below else float("inf")
+    return above / below if above > 0 and below > 0 else float("nan")
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -193,7 +199,7 @@ def goals_table(rows: Iterable[Row]) -> str:
             if goal.kind not in {"at least", "at most"}:
                 theirs = spread(row.values[goal.against][goal.figure], digits)
                 cells[3] = f"{goal.against}: {theirs}"
-                cells[4] = f"{verdict.measured:.2f} times"
+                cells[4] = "-" if isnan(verdict.measured) else f"{verdict.measured:.2f} times"
             lines.append(_line(cells))
     if not lines:
         return ""

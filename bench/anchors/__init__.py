@@ -212,6 +212,12 @@ origins = ["example.", "."]
 rr_a = "127.0.0.1"
 rr_ns = "ns1.example."
 
+[zone_store]
+max_batch_size = 65536
+max_batch_time = "1s"
+eviction = "3650d"
+eviction_interval = "10s"
+
 [metrics]
 disabled = true
 

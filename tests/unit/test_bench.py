@@ -40,10 +40,17 @@ def test_a_goal_is_judged_on_medians(goal: Goal, measured: float, met: bool) -> 
     assert (verdict.margin >= 1) is met
 
 
-def test_a_peer_that_did_nothing_is_beaten_infinitely() -> None:
-    (verdict,) = a_row(Goal("rate", "times", 10.0), theirs=0).verdicts()
-    assert verdict.measured == float("inf")
-    assert verdict.met
+@pytest.mark.parametrize(
+    "goal",
+    [Goal("rate", "times", 10.0), Goal("rate", "times fewer", 0.1), Goal("rate", "share", 2)],
+)
+def test_against_a_peer_that_did_nothing_right_no_goal_is_met(goal: Goal) -> None:
+    row = a_row(goal, theirs=0)
+    (verdict,) = row.verdicts()
+    assert not verdict.met
+    assert "| - | **no** |" in goals_table([row])
+    assert "missed" in picture([row], "nothing")
+    assert row.to_json()["verdicts"][0]["measured"] is None
 
 
 def test_a_goal_against_somebody_who_was_not_measured_is_not_judged() -> None:
