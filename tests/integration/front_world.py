@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -24,8 +22,6 @@ from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket, merge
 from relay.store import records
 from tests.integration.http_world import LOOPBACK, World
-
-_NEXT_ANSWER = re.compile(rb"(?=HTTP/1\.1 [1-5][0-9][0-9] \r\n)")
 
 
 class TableCache:
@@ -100,52 +96,3 @@ class FrontWorld(World):
             await nursery.start(serve)
             yield port
             nursery.cancel_scope.cancel()
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    fields: tuple[tuple[str, str], ...]
-    """Sorted, names in lower case."""
-    body: bytes
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return dict(self.fields)
-
-    def without(self, *names: str) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
-        kept = tuple(field for field in self.fields if field[0] not in names)
-        return self.status, kept, self.body
-
-
-def answers(data: bytes) -> list[Answer]:
-    """Take apart what a server has sent; no body of ours looks like an answer."""
-    found = []
-    if data and not data.startswith(b"HTTP/1"):
-        return [Answer(0, (), data)]  # HTTP/2 frames
-    for piece in _NEXT_ANSWER.split(data):
-        if piece:
-            head, end, body = piece.partition(b"\r\n\r\n")
-            assert end, piece
-            status_line, *lines = head.decode("latin-1").split("\r\n")
-            pairs = (line.partition(": ") for line in lines)
-            fields = sorted((name.lower(), value) for name, _, value in pairs)
-            found.append(Answer(int(status_line.split()[1]), tuple(fields), body))
-    return found
-
-
-async def exchange(port: int, *pieces: bytes, silence_s: float = 10.0) -> list[Answer]:
-    """Send pieces, and return all answers until the server ends or says nothing for a while."""
-    received = b""
-    with suppress(trio.BrokenResourceError):
-        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            for piece in pieces:
-                await stream.send_all(piece)
-            while True:
-                data = b""
-                with trio.move_on_after(silence_s):
-                    data = await stream.receive_some()
-                if not data:
-                    break
-                received += data
-    return answers(received)

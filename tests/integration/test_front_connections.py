@@ -7,8 +7,7 @@ import re
 import resource
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from ipaddress import ip_network
 
 import pytest
@@ -23,7 +22,16 @@ from relay.http.deadlines import Deadlines
 from relay.http.front import FrontLane
 from relay.http.limits import HttpLimits
 from relay.http.serve import serve_http
-from tests.integration.front_world import Answer, FrontWorld, answers, exchange
+from tests.integration.front_world import FrontWorld
+from tests.integration.http_client import (
+    ENDED_S,
+    Answer,
+    Client,
+    answers,
+    connected,
+    exchange,
+    until,
+)
 from tests.integration.http_world import author
 
 pytestmark = pytest.mark.compiled
@@ -40,51 +48,7 @@ PUT = (
 )
 UNKNOWN = b"GET /a/b HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-ENDED_S = 10.0
-"""Far above any deadline in these tests; the machine may be busy."""
 QUICK = Deadlines(head_s=0.2, idle_s=0.4, write_s=0.3, age_s=60.0, drain_s=0.2, linger_s=0.2)
-
-
-class Client:
-    """A connection that keeps what it receives."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
-        self.received = b""
-
-    async def send(self, data: bytes) -> None:
-        await self.stream.send_all(data)
-
-    async def answers(self, count: int) -> list[Answer]:
-        """Wait for so many more answers. Their bodies are as long as they say."""
-        with trio.fail_after(ENDED_S):
-            while True:
-                found = answers(self.received) if b"\r\n\r\n" in self.received else []
-                whole = [a for a in found if len(a.body) == int(a.headers.get("content-length", 0))]
-                if len(whole) >= count:
-                    assert len(found) == count
-                    self.received = b""
-                    return found
-                data = await self.stream.receive_some()
-                assert data, f"closed after {self.received!r}"
-                self.received += data
-
-    async def status(self) -> int:
-        return (await self.answers(1))[0].status
-
-    async def ended(self) -> bool:
-        """Wait for the server's end; False if it sends something instead."""
-        with trio.fail_after(ENDED_S):
-            try:
-                return not (self.received or await self.stream.receive_some())
-            except trio.BrokenResourceError:
-                return True
-
-
-@asynccontextmanager
-async def connected(port: int) -> AsyncIterator[Client]:
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        yield Client(stream)
 
 
 async def ask(port: int, request: bytes) -> Answer:
@@ -93,13 +57,6 @@ async def ask(port: int, request: bytes) -> Answer:
         await client.send(request)
         (answer,) = await client.answers(1)
         return answer
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for other tasks on real sockets."""
-    with trio.fail_after(ENDED_S):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
-            await trio.sleep(0.005)
 
 
 def limited(burst: int, *, behind_proxy: bool = False) -> FrontWorld:
@@ -374,56 +331,6 @@ async def test_the_limiter_and_the_caps_must_know_the_same_clients() -> None:
             await serve_http(world.app, [listener], HttpConfig(), rules=rules, front=lane)
 
 
-async def test_connections_beyond_the_total_are_closed(
-    world: FrontWorld, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = HttpConfig(max_connections=2, max_connections_per_address=0)
-    async with world.serving(config) as port, connected(port) as one, connected(port) as two:
-        for client, request in ((one, GET), (two, MISS)):
-            await client.send(request)
-            await client.answers(1)
-        async with connected(port) as three:
-            assert await three.ended()
-        await one.stream.aclose()
-        await until(lambda: world.counters.connections_open == 1)
-        async with connected(port) as again:
-            await again.send(GET)
-            assert await again.status() == 200
-    assert world.counters.connections == {"accepted": 3, "refused_total": 1}
-    assert "closing new connections: 2 are open" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("rules", "spared"),
-    [
-        (ClientRules(), False),
-        (ClientRules(behind_proxy=True), True),
-        (ClientRules(trusted_proxies=(ip_network("127.0.0.0/8"),)), True),
-        (ClientRules(exempt=(ip_network("127.0.0.1/32"),)), True),
-        (ClientRules(exempt=(ip_network("127.0.0.0/31"), ip_network("::1/128"))), True),
-        (ClientRules(exempt=(ip_network("126.0.0.0/8"), ip_network("7f00::/8"))), False),
-    ],
-)
-async def test_connections_per_address(world: FrontWorld, rules: ClientRules, spared: bool) -> None:
-    """A connection that was handed on counts, too."""
-    config = HttpConfig(max_connections_per_address=1)
-    async with (
-        world.serving(config, rules=rules) as port,
-        connected(port) as one,
-        connected(port) as two,
-    ):
-        await one.send(b"POST")
-        await until(lambda: world.counters.connections_open)
-        if spared:
-            await two.send(GET)
-            assert await two.status() == 200
-        else:
-            assert await two.ended()
-            await one.stream.aclose()
-            await until(lambda: not world.counters.connections_open)
-            assert [a.status for a in await exchange(port, CLOSE)] == [200]
-
-
 async def test_accepting_survives_a_lack_of_descriptors(
     world: FrontWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -507,25 +414,6 @@ async def test_threads_end_amid_work(world: FrontWorld) -> None:
 # ---- Deadlines ----
 
 
-@pytest.mark.parametrize("start", [b"", b"G", GET[:-2], b"POST", PUT[:20]])
-async def test_slow_heads_are_cut_off(world: FrontWorld, start: bytes) -> None:
-    async with world.serving(deadlines=QUICK) as port, connected(port) as client:
-        if start:
-            await client.send(start)
-        assert await client.ended()
-        await until(lambda: world.counters.connections_open == 0)
-
-
-@pytest.mark.parametrize("start", [b"", b"GET /", b"POST /", PUT[:20]])
-async def test_a_kept_connection_ends_when_idle_or_slow(world: FrontWorld, start: bytes) -> None:
-    async with world.serving(deadlines=QUICK) as port, connected(port) as client:
-        await client.send(GET)
-        assert await client.status() == 200
-        if start:
-            await client.send(start)
-        assert await client.ended()
-
-
 async def test_a_body_that_does_not_come(
     world: FrontWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,30 +424,6 @@ async def test_a_body_that_does_not_come(
         await client.send(PUT[:-1])
         (answer,) = await client.answers(1)
         assert (answer.status, answer.headers["connection"]) == (408, "close")
-        assert await client.ended()
-
-
-async def test_a_client_that_does_not_read_is_cut_off(world: FrontWorld) -> None:
-    with socket.socket() as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        async with world.serving(deadlines=QUICK) as port:
-            raw.connect(("127.0.0.1", port))
-            raw.setblocking(False)
-            sock = trio.socket.from_stdlib_socket(raw)
-            with trio.fail_after(ENDED_S), suppress(ConnectionError):
-                while True:
-                    await sock.send(GET * 500)
-
-
-async def test_old_connections_end_after_the_answer(world: FrontWorld) -> None:
-    aged = Deadlines(age_s=0.3, drain_s=5.0)
-    world.dht.gate = trio.Event()
-    async with world.serving(deadlines=aged) as port, connected(port) as client:
-        await client.send(MISS)
-        await trio.sleep(0.6)  # the age passes while the request is under way
-        world.dht.gate.set()
-        (answer,) = await client.answers(1)
-        assert (answer.status, answer.headers["connection"]) == (404, "close")
         assert await client.ended()
 
 
@@ -586,13 +450,6 @@ async def test_an_upload_under_way_outlives_the_age(world: FrontWorld) -> None:
         assert await client.ended()
 
 
-async def test_old_idle_connections_end(world: FrontWorld) -> None:
-    async with world.serving(deadlines=Deadlines(age_s=0.3)) as port, connected(port) as client:
-        await client.send(GET)
-        assert await client.status() == 200
-        assert await client.ended()
-
-
 async def test_the_age_goes_on_when_a_connection_is_handed_on(world: FrontWorld) -> None:
     aged = Deadlines(age_s=0.5, drain_s=0.2)
     world.dht.gate = trio.Event()
@@ -608,7 +465,9 @@ async def test_the_age_goes_on_when_a_connection_is_handed_on(world: FrontWorld)
     assert world.dht.cancelled == 1
 
 
-async def test_a_client_that_hangs_up_cancels_its_request(world: FrontWorld) -> None:
+async def test_a_client_that_hangs_up_with_more_under_way_cancels_its_request(
+    world: FrontWorld,
+) -> None:
     world.dht.gate = trio.Event()
     async with world.serving() as port:
         async with connected(port) as client:
@@ -643,45 +502,6 @@ async def test_close_is_the_last_answer(world: FrontWorld) -> None:
         for request in (CLOSE, MISS[:-2] + b"connection: x, close\r\n\r\n"):
             found = await exchange(port, request + GET * 100)
             assert [a.headers["connection"] for a in found] == ["close"]
-
-
-async def test_shutdown_lets_requests_finish_and_then_returns(world: FrontWorld) -> None:
-    shutdown = trio.Event()
-    world.dht.gate = trio.Event()
-    old = MISS.replace(b"HTTP/1.1", b"HTTP/1.0")
-    async with (
-        world.serving(shutdown=shutdown) as port,
-        connected(port) as busy,
-        connected(port) as handed_on,
-    ):
-        async with connected(port) as idle:
-            await idle.send(GET)
-            assert await idle.status() == 200
-            await busy.send(MISS)
-            await handed_on.send(old)
-            await until(lambda: world.dht.waiting == 2)
-            shutdown.set()
-            assert await idle.ended()
-        with pytest.raises(OSError, match=r"refused|connect"):
-            await trio.open_tcp_stream("127.0.0.1", port)
-        world.dht.gate.set()
-        for client in (busy, handed_on):
-            (answer,) = await client.answers(1)
-            assert (answer.status, answer.headers["connection"]) == (404, "close")
-            assert await client.ended()
-        await until(lambda: world.counters.connections_open == 0)
-
-
-async def test_shutdown_does_not_wait_for_ever(world: FrontWorld) -> None:
-    world.dht.gate = trio.Event()
-    shutdown = trio.Event()
-    async with world.serving(shutdown=shutdown) as port, connected(port) as client:
-        await client.send(MISS)
-        await until(lambda: world.dht.waiting == 1)
-        started = trio.current_time()
-        shutdown.set()
-        assert await client.ended()
-        assert trio.current_time() - started < 5.0
 
 
 async def test_errors_of_ours_end_one_connection_only(

@@ -11,7 +11,8 @@ import trio
 
 from relay.http import front, messages
 from relay.http.deadlines import Deadlines
-from tests.integration.front_world import Answer, FrontWorld, exchange
+from tests.integration.front_world import FrontWorld
+from tests.integration.http_client import Answer, exchange
 from tests.integration.http_world import author
 from tests.support.peers import SHARED
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from ipaddress import ip_network
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 
-from relay.config import HttpConfig
-from relay.http.clients import ClientRules
 from relay.http.deadlines import Deadlines
 from relay.http.http1 import HEAD_BYTES_MAX
 from tests.integration.http_world import World, author
@@ -211,56 +207,6 @@ async def test_an_endless_head_is_refused(world: World) -> None:
 QUICK = Deadlines(head_s=0.2, idle_s=0.4, write_s=0.3, age_s=60.0, drain_s=0.2, linger_s=0.2)
 
 
-@pytest.mark.parametrize("start", [b"", b"G", GET[:-2]])
-async def test_slow_heads_are_cut_off(world: World, start: bytes) -> None:
-    async with world.serving(deadlines=QUICK) as port, connected(port) as client:
-        await client.send(start or b"\r\n")
-        assert await client.ended()
-
-
-@pytest.mark.parametrize("start", [b"", b"GET /"])
-async def test_a_kept_connection_ends_when_idle_or_slow(world: World, start: bytes) -> None:
-    async with world.serving(deadlines=QUICK) as port, connected(port) as client:
-        await client.send(GET)
-        assert await client.status() == 200
-        if start:
-            await client.send(start)
-        assert await client.ended()
-
-
-async def test_a_client_that_does_not_read_is_cut_off(world: World) -> None:
-    """Pipelined requests whose answers nobody takes fill the buffers, then the deadline."""
-    with socket.socket() as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        async with world.serving(deadlines=QUICK) as port:
-            raw.connect(("127.0.0.1", port))
-            raw.setblocking(False)
-            sock = trio.socket.from_stdlib_socket(raw)
-            with trio.fail_after(ENDED_S), suppress(ConnectionError):
-                while True:
-                    await sock.send(GET * 500)
-
-
-async def test_old_connections_end_after_the_answer(world: World) -> None:
-    aged = Deadlines(age_s=0.3, drain_s=5.0)
-    async with world.serving(deadlines=aged) as port, connected(port) as client:
-        world.dht.gate = trio.Event()
-        await client.send(f"GET /{author(2).key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        await trio.sleep(0.6)  # the age passes while the request is under way
-        world.dht.gate.set()
-        status, headers, _ = await client.answer()
-        assert (status, headers["connection"]) == (404, "close")
-        assert await client.ended()
-
-
-async def test_old_idle_connections_end(world: World) -> None:
-    aged = Deadlines(age_s=0.3)
-    async with world.serving(deadlines=aged) as port, connected(port) as client:
-        await client.send(GET)
-        assert await client.status() == 200
-        assert await client.ended()
-
-
 async def test_a_request_without_end_outlives_the_drain_by_nothing(world: World) -> None:
     aged = Deadlines(age_s=0.2, drain_s=0.2)
     world.dht.gate = trio.Event()
@@ -268,56 +214,6 @@ async def test_a_request_without_end_outlives_the_drain_by_nothing(world: World)
         await client.send(f"GET /{author(2).key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         assert await client.ended()
     assert world.dht.cancelled == 1
-
-
-async def test_a_client_that_hangs_up_cancels_its_request(world: World) -> None:
-    world.dht.gate = trio.Event()
-    async with world.serving() as port:
-        async with connected(port) as client:
-            await client.send(f"GET /{author(2).key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-            await until(lambda: world.dht.waiting == 1)
-        await until(lambda: world.dht.cancelled == 1)
-        await until(lambda: world.counters.connections_open == 0)
-
-
-async def test_connections_beyond_the_total_are_closed(world: World) -> None:
-    config = HttpConfig(max_connections=2, max_connections_per_address=0)
-    async with world.serving(config) as port, connected(port) as one, connected(port) as two:
-        for client in (one, two):
-            await client.send(GET)
-            assert await client.status() == 200
-        async with connected(port) as three:
-            assert await three.ended()
-        await one.stream.aclose()
-        await until(lambda: world.counters.connections_open == 1)
-        async with connected(port) as again:
-            await again.send(GET)
-            assert await again.status() == 200
-    assert world.counters.connections == {"accepted": 3, "refused_total": 1}
-
-
-@pytest.mark.parametrize(
-    ("rules", "spared"),
-    [
-        (ClientRules(), False),
-        (ClientRules(trusted_proxies=(ip_network("127.0.0.0/8"),)), True),
-        (ClientRules(exempt=(ip_network("127.0.0.1/32"),)), True),
-    ],
-)
-async def test_connections_per_address(world: World, rules: ClientRules, spared: bool) -> None:
-    config = HttpConfig(max_connections_per_address=1)
-    async with (
-        world.serving(config, rules=rules) as port,
-        connected(port) as one,
-        connected(port) as two,
-    ):
-        await one.send(GET)
-        assert await one.status() == 200
-        if spared:
-            await two.send(GET)
-            assert await two.status() == 200
-        else:
-            assert await two.ended()
 
 
 async def test_accepting_survives_a_lack_of_descriptors(
@@ -341,37 +237,6 @@ async def test_accepting_survives_a_lack_of_descriptors(
             assert await client.status() == 200
     assert "Too many open files" in caplog.text
     assert not failures
-
-
-async def test_shutdown_lets_requests_finish_and_then_returns(world: World) -> None:
-    shutdown = trio.Event()
-    world.dht.gate = trio.Event()
-    async with world.serving(shutdown=shutdown) as port, connected(port) as busy:
-        async with connected(port) as idle:
-            await idle.send(GET)
-            assert await idle.status() == 200
-            await busy.send(f"GET /{author(2).key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-            await until(lambda: world.dht.waiting == 1)
-            shutdown.set()
-            assert await idle.ended()
-        with pytest.raises(OSError, match=r"refused|connect"):
-            await trio.open_tcp_stream("127.0.0.1", port)
-        world.dht.gate.set()
-        status, headers, _ = await busy.answer()
-        assert (status, headers["connection"]) == (404, "close")
-        assert await busy.ended()
-
-
-async def test_shutdown_does_not_wait_for_ever(world: World) -> None:
-    shutdown = trio.Event()
-    world.dht.gate = trio.Event()
-    async with world.serving(shutdown=shutdown) as port, connected(port) as client:
-        await client.send(f"GET /{author(2).key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        await until(lambda: world.dht.waiting == 1)
-        started = trio.current_time()
-        shutdown.set()
-        assert await client.ended()
-        assert trio.current_time() - started < 5.0
 
 
 async def test_errors_of_the_application_end_one_request_only(

@@ -1,0 +1,112 @@
+"""An HTTP/1 client for tests that look at every byte, and at when a connection ends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import trio
+
+_NEXT_ANSWER = re.compile(rb"(?=HTTP/1\.1 [1-5][0-9][0-9] \r\n)")
+ENDED_S = 10.0
+"""Far above any deadline in these tests; the machine may be busy."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    fields: tuple[tuple[str, str], ...]
+    """Sorted, names in lower case."""
+    body: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return dict(self.fields)
+
+    def without(self, *names: str) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
+        kept = tuple(field for field in self.fields if field[0] not in names)
+        return self.status, kept, self.body
+
+
+def answers(data: bytes) -> list[Answer]:
+    """Take apart what a server has sent; no body of ours looks like an answer."""
+    found = []
+    if data and not data.startswith(b"HTTP/1"):
+        return [Answer(0, (), data)]  # HTTP/2 frames
+    for piece in _NEXT_ANSWER.split(data):
+        if piece:
+            head, end, body = piece.partition(b"\r\n\r\n")
+            assert end, piece
+            status_line, *lines = head.decode("latin-1").split("\r\n")
+            pairs = (line.partition(": ") for line in lines)
+            fields = sorted((name.lower(), value) for name, _, value in pairs)
+            found.append(Answer(int(status_line.split()[1]), tuple(fields), body))
+    return found
+
+
+async def exchange(port: int, *pieces: bytes, silence_s: float = 10.0) -> list[Answer]:
+    """Send pieces, and return all answers until the server ends or says nothing for a while."""
+    received = b""
+    with suppress(trio.BrokenResourceError):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            for piece in pieces:
+                await stream.send_all(piece)
+            while True:
+                data = b""
+                with trio.move_on_after(silence_s):
+                    data = await stream.receive_some()
+                if not data:
+                    break
+                received += data
+    return answers(received)
+
+
+class Client:
+    """A connection that keeps what it receives."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.received = b""
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def answers(self, count: int) -> list[Answer]:
+        """Wait for so many more answers. Their bodies are as long as they say."""
+        with trio.fail_after(ENDED_S):
+            while True:
+                found = answers(self.received) if b"\r\n\r\n" in self.received else []
+                whole = [a for a in found if len(a.body) == int(a.headers.get("content-length", 0))]
+                if len(whole) >= count:
+                    assert len(found) == count
+                    self.received = b""
+                    return found
+                data = await self.stream.receive_some()
+                assert data, f"closed after {self.received!r}"
+                self.received += data
+
+    async def status(self) -> int:
+        return (await self.answers(1))[0].status
+
+    async def ended(self) -> bool:
+        """Wait for the server's end; False if it sends something instead."""
+        with trio.fail_after(ENDED_S):
+            try:
+                return not (self.received or await self.stream.receive_some())
+            except trio.BrokenResourceError:
+                return True
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Client]:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        yield Client(stream)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for other tasks on real sockets."""
+    with trio.fail_after(ENDED_S):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+            await trio.sleep(0.005)
