@@ -226,6 +226,8 @@ static inline pt_outcome pt_put(pt_table *table, const uint8_t *key, const uint8
 {
     uint32_t handle = pt_find(table, key);
     if (handle != 0) {
+        /* One that comes before it was loaded is new in the order, also where its place is first. */
+        table->changes += pt_at(table, handle)->record_bytes == 0;
         handle = pt_replace(table, handle, record, bytes);
         if (handle == 0)
             return PT_NO_MEMORY;

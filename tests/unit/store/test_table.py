@@ -96,6 +96,15 @@ def test_the_count_of_changes_tells_whether_the_order_of_use_may_have_changed():
     assert counts == sorted(set(counts))
 
 
+def test_a_packet_that_comes_before_it_was_loaded_changes_the_order_even_in_the_first_place():
+    table = PacketTable(1)
+    table.expect(A)
+    before = table.changes
+    table.put(A, record(A))
+    assert table.keys() == [A]
+    assert table.changes > before
+
+
 def test_what_cannot_be_a_key_or_a_record_is_not_taken():
     table = filled(2, A)
     for key in (b"", bytes(31), bytes(33)):
