@@ -39,8 +39,11 @@ def main() -> int:
         rows = [Row.from_json(row) for row in run["rows"]]
         sys.stdout.write(report(run, rows))
         return 0
-    if unknown := set(arguments.names) - set(BENCHES):
-        parser.error(f"no such bench: {', '.join(sorted(unknown))}")
+    chosen = [name for name in BENCHES if _is_chosen(name, arguments.names)]
+    if unknown := [
+        part for part in arguments.names if not any(_is_chosen(b, [part]) for b in chosen)
+    ]:
+        parser.error(f"no such bench: {', '.join(unknown)}")
     plan = QUICK if arguments.quick else FULL
     plan = replace(
         plan,
@@ -48,7 +51,12 @@ def main() -> int:
         seconds=arguments.seconds or plan.seconds,
         growth=plan.growth and not arguments.no_growth,
     )
-    return _run([name for name in BENCHES if name in (arguments.names or BENCHES)], plan)
+    return _run(chosen, plan)
+
+
+def _is_chosen(name: str, parts: Sequence[str]) -> bool:
+    """Tell whether a bench is asked for, by its name or, like both of ``put``, by its beginning."""
+    return not parts or any(name == part or name.startswith(f"{part}-") for part in parts)
 
 
 def _run(names: Sequence[str], plan: Plan) -> int:

@@ -41,33 +41,41 @@ GOALS: Final[dict[tuple[str, int], tuple[Goal, ...]]] = {
 }
 
 
-def run(plan: Plan, loader: Loader) -> Iterator[Row]:
-    """Measure both relays, each on a network of its own, one kind of network after the other."""
+def run_libtorrent(plan: Plan, loader: Loader) -> Iterator[Row]:
+    """Measure both relays on libtorrent nodes."""
+    yield from _on("libtorrent", plan, loader)
+
+
+def run_rust(plan: Plan, loader: Loader) -> Iterator[Row]:
+    """Measure both relays on Rust nodes."""
+    yield from _on("rust", plan, loader)
+
+
+def _on(kind: str, plan: Plan, loader: Loader) -> Iterator[Row]:
+    """Measure both relays, each on a network of its own."""
     published = Library(KEYS)[:]
     records = loader.prepare(get(packet, "?policy=NetworkOnly") for packet in published)
-    for kind in ("libtorrent", "rust"):
-        with ExitStack() as stack:
-            subjects = on_networks(stack, kind)
-            for subject in subjects:
-                progress(f"filling {subject.name} and its {kind} network")
-                fill(loader, subject, published)
-            rows = [
-                Row(
-                    "lookup",
-                    f"look-up, {kind} network, {count} at once",
-                    GOALS.get((kind, count), ()),
-                )
-                for count in (1, MANY)
-            ]
-            for subject in in_turns(plan, subjects):
-                for row, count in zip(rows, (1, MANY), strict=True):
-                    (sample,) = loader.run(subject, Load(records, count, plan.seconds))
-                    add_sample(row, subject, sample)
-            yield from rows
-    yield _replies(plan, loader)
+    with ExitStack() as stack:
+        subjects = on_networks(stack, kind)
+        for subject in subjects:
+            progress(f"filling {subject.name} and its {kind} network")
+            fill(loader, subject, published)
+        rows = [
+            Row(
+                "lookup",
+                f"look-up, {kind} network, {count} at once",
+                GOALS.get((kind, count), ()),
+            )
+            for count in (1, MANY)
+        ]
+        for subject in in_turns(plan, subjects):
+            for row, count in zip(rows, (1, MANY), strict=True):
+                (sample,) = loader.run(subject, Load(records, count, plan.seconds))
+                add_sample(row, subject, sample)
+        yield from rows
 
 
-def _replies(plan: Plan, loader: Loader) -> Row:
+def run_replies(plan: Plan, loader: Loader) -> Iterator[Row]:
     """Look 100 keys up at once on a network of twenty, and count queries and answers."""
     row = Row(
         "lookup",
@@ -94,7 +102,7 @@ def _replies(plan: Plan, loader: Loader) -> Row:
             }
             row.add(OURS, subject.build, figures, sample.statuses)
             tell(row, OURS)
-    return row
+    yield row
 
 
 def _counters(subject: Subject) -> dict[str, int]:

@@ -8,8 +8,9 @@ Leaves out TLS, HTTP/2 and conditional requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
 from bench import anchors
@@ -25,67 +26,76 @@ GROWTH: Final = (1, 10, 100)
 
 
 def run(plan: Plan, loader: Loader) -> Iterator[Row]:
-    """Measure all of them in turns."""
-    filled = Library(KEYS)[:]
+    """Measure ours and the published Rust relay at several numbers of connections."""
     with ExitStack() as stack:
         net = stack.enter_context(anchors.network("ours"))
-        rust = stack.enter_context(anchors.network("rust"))
         ours = stack.enter_context(anchors.ours(net.bootstrap, packets=KEYS))
         reference = stack.enter_context(anchors.reference_published())
-        iroh = stack.enter_context(anchors.iroh_dns())
-        ours_limited = stack.enter_context(anchors.ours(net.bootstrap, packets=KEYS, limited=True))
-        limited = stack.enter_context(anchors.reference(rust.bootstrap, limited=True))
-        for subject in (reference, iroh, limited):
-            progress(f"filling {subject.name}, {subject.build}")
-            fill(loader, subject, filled)
-        plain = loader.prepare(get(packet) for packet in filled)
-        prefixed = loader.prepare(get(packet, prefix=iroh.prefix) for packet in filled)
-
-        def measure(row: Row, subjects: list[Subject], connections: int) -> Row:
-            for subject in in_turns(plan, subjects):
-                records = prefixed if subject.prefix else plain
-                loader.run(subject, Load(records, connections, plan.warmup_s))
-                (sample,) = loader.run(subject, Load(records, connections, plan.seconds))
-                add_sample(row, subject, sample)
-            return row
-
-        yield measure(
-            Row(
-                "get",
-                f"GET cached, {CONNECTIONS} connections, {KEYS} keys",
-                goals=(
-                    Goal("rate", "times", 3.0),
-                    Goal("cpu_us", "times fewer", 3.0),
-                    Goal("p99_ms", "share", 0.5),
-                    Goal("rate", "times", 3.5, against=iroh.name),
-                ),
-                curve="rate by connections",
-                x=CONNECTIONS,
+        records = _filled(loader, reference)
+        few = Row(
+            "get",
+            f"GET cached, {CONNECTIONS} connections, {KEYS} keys",
+            goals=(
+                Goal("rate", "times", 3.0),
+                Goal("cpu_us", "times fewer", 3.0),
+                Goal("p99_ms", "share", 0.5),
             ),
-            [ours, reference, iroh],
-            CONNECTIONS,
         )
-        yield measure(
-            Row(
-                "get",
-                f"GET cached, {MANY:,} connections, caps raised",
-                goals=(Goal("rate", "times", 3.0),),
-                curve="rate by connections",
-                x=MANY,
-            ),
-            [ours, reference],
-            MANY,
+        many = Row(
+            "get",
+            f"GET cached, {MANY:,} connections, caps raised",
+            goals=(Goal("rate", "times", 3.0),),
         )
-        yield measure(
-            Row(
-                "get",
-                f"GET cached, {CONNECTIONS} connections, per-address limiter on",
-                goals=(Goal("rate", "times", 3.0),),
-            ),
-            [ours_limited, limited],
-            CONNECTIONS,
-        )
+        rows = {CONNECTIONS: few, MANY: many}
         for connections in GROWTH if plan.growth else ():
-            row = Row("get", f"GET cached, {connections} connections")
+            rows[connections] = Row("get", f"GET cached, {connections} connections")
+        for connections, row in rows.items():
             row.curve, row.x = "rate by connections", connections
-            yield measure(row, [ours, reference], connections)
+            yield _measure(plan, loader, row, {ours: records, reference: records})
+
+
+def run_iroh(plan: Plan, loader: Loader) -> Iterator[Row]:
+    """Measure ours and iroh-dns-server."""
+    with anchors.ours(packets=KEYS) as ours, anchors.iroh_dns() as iroh:
+        row = Row(
+            "iroh",
+            f"GET cached, {CONNECTIONS} connections, {KEYS} keys",
+            goals=(Goal("rate", "times", 3.5, against=iroh.name),),
+        )
+        prefixed = _filled(loader, iroh)
+        plain = loader.prepare(get(packet) for packet in Library(KEYS))
+        yield _measure(plan, loader, row, {ours: plain, iroh: prefixed})
+
+
+def run_limited(plan: Plan, loader: Loader) -> Iterator[Row]:
+    """Measure ours and the Rust relay with the per-address limiter on."""
+    with (
+        anchors.network("rust") as net,
+        anchors.ours(net.bootstrap, packets=KEYS, limited=True) as ours,
+        anchors.reference(net.bootstrap, limited=True) as reference,
+    ):
+        row = Row(
+            "limiter",
+            f"GET cached, {CONNECTIONS} connections, per-address limiter on",
+            goals=(Goal("rate", "times", 3.0),),
+        )
+        records = _filled(loader, reference)
+        yield _measure(plan, loader, row, {ours: records, reference: records})
+
+
+def _filled(loader: Loader, subject: Subject) -> Path:
+    """Publish the packets on a subject, and return the requests for them."""
+    progress(f"filling {subject.name}, {subject.build}")
+    packets = Library(KEYS)[:]
+    fill(loader, subject, packets)
+    return loader.prepare(get(packet, prefix=subject.prefix) for packet in packets)
+
+
+def _measure(plan: Plan, loader: Loader, row: Row, subjects: Mapping[Subject, Path]) -> Row:
+    connections = int(row.x) or CONNECTIONS
+    for subject in in_turns(plan, list(subjects)):
+        records = subjects[subject]
+        loader.run(subject, Load(records, connections, plan.warmup_s))
+        (sample,) = loader.run(subject, Load(records, connections, plan.seconds))
+        add_sample(row, subject, sample)
+    return row

@@ -18,6 +18,9 @@ from tests.support.relay import wait_until
 SIZES: Final = (100_000, 250_000, 500_000, 1_000_000)
 MIB: Final = 2**20
 IDLE_GOAL: Final = Goal("rss_mib", "at most", 60.0)
+MIDDLE: Final = 250_000
+LINEAR_GOAL: Final = Goal("bytes_each", "share", 1.1, against=f"ours, {MIDDLE:,} packets")
+"""Growth is linear if a packet costs no more among a million than among fewer."""
 FULL_GOAL: Final = Goal("rss_mib", "at most", 450.0)
 
 
@@ -32,13 +35,18 @@ def run(plan: Plan, loader: Loader) -> Iterator[Row]:
         yield idle
         idle_mib = idle.median(OURS, "rss_mib")
         for size in (size for size in SIZES if size <= plan.keys_max):
-            goals = (FULL_GOAL,) if size == SIZES[-1] else ()
+            goals = (FULL_GOAL, LINEAR_GOAL) if size == SIZES[-1] else ()
             row = Row("memory", f"memory, {size:,} packets", goals, "rss_mib by packets", size)
             for _ in range(rounds):
                 rss_mib = _rss_mib(size, net.bootstrap)
                 each = (rss_mib - idle_mib) * MIB / size
                 row.add(OURS, "in place", {"rss_mib": rss_mib, "bytes_each": each})
                 tell(row, OURS)
+            if size == MIDDLE:
+                middle = row
+            elif size == SIZES[-1]:
+                row.values[LINEAR_GOAL.against] = middle.values[OURS]
+                row.builds[LINEAR_GOAL.against] = middle.builds[OURS]
             yield row
 
 

@@ -45,14 +45,21 @@ def on_networks(stack: ExitStack, kind: str) -> list[Subject]:
     return [replace(one, network_pid=net.pid) for one, net in zip(subjects, nets, strict=True)]
 
 
-def run(plan: Plan, loader: Loader) -> Iterator[Row]:
-    """Measure both relays, one kind of network after the other."""
+def run_libtorrent(plan: Plan, loader: Loader) -> Iterator[Row]:
+    """Measure both relays on libtorrent nodes, at more numbers at once for the plot."""
+    yield from _on("libtorrent", plan, loader, GROWTH if plan.growth else ())
+
+
+def run_rust(plan: Plan, loader: Loader) -> Iterator[Row]:
+    """Measure both relays on Rust nodes."""
+    yield from _on("rust", plan, loader, ())
+
+
+def _on(kind: str, plan: Plan, loader: Loader, growth: Sequence[int]) -> Iterator[Row]:
     supply = Supply()
-    for kind in ("libtorrent", "rust"):
-        with ExitStack() as stack:
-            subjects = on_networks(stack, kind)
-            growing = plan.growth and kind == "libtorrent"
-            yield from _measure(plan, loader, subjects, kind, supply, GROWTH if growing else ())
+    with ExitStack() as stack:
+        subjects = on_networks(stack, kind)
+        yield from _measure(plan, loader, subjects, kind, supply, growth)
 
 
 def _measure(

@@ -26,18 +26,23 @@ from bench.harness import Loader, Plan, progress
 from bench.results import Row
 
 BENCHES: Final = {
-    "kernels": "kernels",
-    "get": "get",
-    "keys": "keys",
-    "mixed": "mixed",
-    "put": "put",
-    "lookup": "dht_lookup",
-    "dht": "dht_server",
-    "durable": "durable",
-    "memory": "memory",
-    "start": "start",
+    "kernels": "kernels.run",
+    "get": "get.run",
+    "iroh": "get.run_iroh",
+    "limiter": "get.run_limited",
+    "keys": "keys.run",
+    "mixed": "mixed.run",
+    "put-libtorrent": "put.run_libtorrent",
+    "put-rust": "put.run_rust",
+    "lookup-libtorrent": "dht_lookup.run_libtorrent",
+    "lookup-rust": "dht_lookup.run_rust",
+    "replies": "dht_lookup.run_replies",
+    "dht": "dht_server.run",
+    "durable": "durable.run",
+    "memory": "memory.run",
+    "start": "start.run",
 }
-"""Name -> module in this package, in the order they run."""
+"""Name -> function in a module of this package, in the order they run."""
 BASE_S: Final = 150.0
 """What a bench may take besides measuring: networks, caches and, the first time, signatures."""
 MEASURING_TURNS: Final = 60
@@ -103,13 +108,14 @@ def _end_group(process: subprocess.Popen[str]) -> None:
 def main() -> None:
     """Run one bench in this process; its rows are written to stdout."""
     name, plan = sys.argv[1], Plan(**json.loads(sys.argv[2]))
-    bench = import_module(f"bench.{BENCHES[name]}")
+    module, _, function = BENCHES[name].partition(".")
+    run = getattr(import_module(f"bench.{module}"), function)
     progress(f"bench {name}")
     # Programs started here would inherit stdout, and write into our rows.
     rows = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory() as folder, rows:
-        for row in bench.run(plan, Loader(Path(folder))):
+        for row in run(plan, Loader(Path(folder))):
             rows.write(json.dumps(row.to_json()) + "\n")
             rows.flush()
 

@@ -23,7 +23,7 @@ from bench.library import filled_database
 from bench.results import OURS, REFERENCE
 from tests.support import peers
 from tests.support.peers import CACHE, Peer, PeerMissingError
-from tests.support.relay import RelayProcess, fetch, free_port, wait_until
+from tests.support.relay import RelayProcess, fetch, free_port, wait_for_port, wait_until
 
 SERVER_CORE: Final = 0
 LOAD_CORE: Final = 1
@@ -179,8 +179,7 @@ def _running(*command: object, environment: Mapping[str, str] | None = None) -> 
 def reference_published() -> Iterator[Subject]:
     """The published program with the network of its own, without its request log."""
     # Its port is fixed, and another relay's answers there would pass for its own.
-    with socket.create_server(("127.0.0.1", RELEASE_PORT)):
-        pass
+    wait_for_port(RELEASE_PORT)
     with tempfile.TemporaryDirectory() as folder:
         command = (program("pkarr-relay"), "--testnet", "-t", "error")
         with _running(*command, environment={"TMPDIR": folder}) as pid:
