@@ -10,9 +10,9 @@ answers GET and HEAD of packets that are in the table and fresh. It tells of eve
 
 The lane's own answers are counted, but not logged, not even when the log is to tell all.
 
-As shipped the lane is a task: on one core frequent requests then wait least. With more cores
-than one to serve from there may be several lanes, each in a thread without the GIL; then all of
-the above reaches Trio's thread through an eventfd, and caps and limits hold for all together.
+As shipped the lane is a task. With more cores to serve from there may be several lanes, each in
+a thread without the GIL; then all of the above reaches Trio's thread through an eventfd, and
+caps and limits hold for all together.
 
 Source: design/architecture.md, section 1; issue 4, section 1.
 """

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from ipaddress import IPv4Network, ip_network
 
 import pytest
 import trio
 
+from relay.config import Quota, RateLimiterConfig
 from relay.http import front, messages
 from relay.http.deadlines import Deadlines
+from relay.http.limits import HttpLimits
 from tests.integration.front_world import FrontWorld
 from tests.integration.http_client import Answer, exchange
 from tests.integration.http_world import author
@@ -24,7 +27,7 @@ PACKET = ALICE.packet(timestamp_us=1_755_302_400_123_456, ttl_s=3600)
 FAR = BOB.packet(timestamp_us=253_402_300_800_000_001, ttl_s=10)
 HASTY = Deadlines(head_s=0.4, idle_s=0.4, write_s=5.0, linger_s=0.2)
 """So that every exchange ends by itself."""
-MOVING = ("age", "date", "memento-datetime")
+MOVING = ("age", "date", "memento-datetime", "x-ratelimit-remaining")
 """The two ways are asked one after the other, and a PUT in between is seen anew."""
 AT_ONCE = 48
 ATTEMPTS = 10
@@ -239,6 +242,46 @@ async def tag_of_alice(world: FrontWorld) -> str:
 async def test_requests_of_all_kinds_are_answered_alike(world: FrontWorld) -> None:
     tag = await tag_of_alice(world)
     await compare(world, [with_tag(request, tag) for request in seeds()])
+
+
+@pytest.mark.parametrize("threads", [0], indirect=True)  # whose limiter's clock can stand still
+@pytest.mark.parametrize("trusted", [(), (ip_network("127.0.0.0/8"),)])
+async def test_requests_through_proxies_are_answered_alike(
+    trusted: tuple[IPv4Network, ...],
+) -> None:
+    """Some clients have spent all that they have, some have never been seen, one has no limit."""
+    config = RateLimiterConfig(
+        behind_proxy=True,
+        http=Quota(interval_s=3600.0, burst=1),
+        user_dht=None,
+        dht=None,
+        exempt=(ip_network("192.0.2.128/25"),),
+    )
+    world = FrontWorld(limits=HttpLimits(config, trusted_proxies=trusted, clock=lambda: 9.0))
+    world.keep(PACKET.payload, ALICE.key)
+    spent = ["192.0.2.1", "2001:db8::1"]
+    fields = [
+        [name.format(hop) for name in names]
+        for hop in (*spent, "192.0.2.200", "192.0.2.1:80", "127.0.0.1", "", "unknown", "\xa0")
+        for names in (
+            ["X-Forwarded-For: {}"],
+            ["X-Forwarded-For: 192.0.2.200, {}"],
+            ["X-Forwarded-For: {}, 192.0.2.200", "X-Real-IP: 192.0.2.1"],
+            ["X-Forwarded-For: 192.0.2.9", "X-Forwarded-For: {}"],
+            ["X-Real-IP: {}", "Forwarded: for=192.0.2.200"],
+            ['Forwarded: for=192.0.2.200, by=a;For="[{}]:80"'],
+        )
+    ]
+    requests = [
+        "\r\n".join([f"GET /{ALICE.key} HTTP/1.1", *f, "Connection: close", "", ""]) for f in fields
+    ]
+    async with world.serving(deadlines=HASTY) as port:  # whoever is limited has spent its cell
+        for request in requests:
+            await exchange(port, request.encode("latin-1"))
+    await compare(world, [request.encode("latin-1") for request in requests])
+    statuses = world.counters.requests["get"]
+    assert statuses[200]
+    assert statuses[429]
 
 
 async def test_recorded_requests_are_answered_alike(world: FrontWorld) -> None:
