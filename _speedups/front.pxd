@@ -202,7 +202,7 @@ cdef extern from "front_reactor.h":
     bint fl_listen(fl_reactor *reactor, int listener)
     void fl_clear(fl_reactor *reactor)
     void fl_set_clocks(fl_reactor *reactor, double now, fc_ns limiter_now)
-    void fl_turn(fl_reactor *reactor)
+    void fl_turn(fl_reactor *reactor, bint alone)
     void fl_sweep(fl_reactor *reactor)
     void fl_drain_all(fl_reactor *reactor)
     void fl_stop_accepting(fl_reactor *reactor)

@@ -300,12 +300,17 @@ cdef class Lane:
         fl_set_clocks(self._reactor, now, fc_from_s(limiter_now))
         return self._reactor
 
-    def turn(self, double now, double limiter_now):
-        """Do what there is to do, for a bounded time. Both are seconds, by their own clocks.
+    def turn(self, double now, double limiter_now, bint alone):
+        """Do what there is to do, for a bounded time.
+
+        Args:
+            now: seconds, by its own clock.
+            limiter_now: likewise.
+            alone: nobody else is known to want the thread; the time may be longer.
 
         Not where the lane has a thread of its own, which does that.
         """
-        fl_turn(self._enter(now, limiter_now))
+        fl_turn(self._enter(now, limiter_now), alone)
         self._leave()
 
     def tell(self):

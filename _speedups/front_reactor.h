@@ -26,6 +26,9 @@
 
 #define FL_ROUNDS 4
 #define FL_TURN_NS 400000 /* nothing new is begun after that long: others want the thread, too */
+#define FL_LONG_TURN_NS 1000000 /* the same where no others have shown up */
+#define FL_BUSY 4 /* events in a turn from which on it is worth while to look for more */
+#define FL_LOOK_NS 20000 /* for so long: leaving and coming back takes twice that */
 #define FL_QUIET_S 1.0 /* who has not asked for that long is hardly about to */
 
 static inline uint64_t fl_clock_ns(clockid_t clock)
@@ -299,29 +302,43 @@ static inline void fl_handle_event(fl_reactor *reactor, struct epoll_event event
  * lane. What is left over comes first in the next turn: epoll puts everything that it has told of
  * at the end of its line, and who was left out would wait until all others have had their turn,
  * again and again. */
-static inline bool fl_handle_events(fl_reactor *reactor, uint64_t begun)
+static inline bool fl_handle_events(fl_reactor *reactor, uint64_t end)
 {
     while (reactor->events_at < reactor->events_count) {
         fl_handle_event(reactor, reactor->events[reactor->events_at++]);
-        if (fl_clock_ns(CLOCK_MONOTONIC) - begun > FL_TURN_NS ||
+        if (fl_clock_ns(CLOCK_MONOTONIC) > end ||
             atomic_load_explicit(&reactor->own.wanted, memory_order_relaxed))
             return false;
     }
     return true;
 }
 
-/* Handles what has happened, for a bounded time. */
-static inline void fl_turn(fl_reactor *reactor)
+/* Asks epoll for events; of a lane that is `busy` also after a moment in which there are none. */
+static inline int fl_look(fl_reactor *reactor, bool busy)
 {
-    uint64_t begun = fl_clock_ns(CLOCK_MONOTONIC);
-    for (int round = 0; round < FL_ROUNDS; round++) {
+    uint64_t begun = busy ? fl_clock_ns(CLOCK_MONOTONIC) : 0;
+    int count;
+    do
+        count = epoll_wait(reactor->epoll, reactor->events, FL_EVENTS, 0);
+    while (count == 0 && busy && fl_clock_ns(CLOCK_MONOTONIC) - begun < FL_LOOK_NS);
+    return count;
+}
+
+/* Handles what has happened, for a bounded time: longer and more eagerly if nobody but the lane
+ * wants the thread, as far as is known, since each turn costs a round of the event loop. */
+static inline void fl_turn(fl_reactor *reactor, bool alone)
+{
+    uint64_t end = fl_clock_ns(CLOCK_MONOTONIC) + (alone ? FL_LONG_TURN_NS : FL_TURN_NS);
+    int handled = 0;
+    for (int round = 0; alone || round < FL_ROUNDS; round++) {
         if (reactor->events_at >= reactor->events_count) {
             reactor->events_at = 0;
-            reactor->events_count = epoll_wait(reactor->epoll, reactor->events, FL_EVENTS, 0);
+            reactor->events_count = fl_look(reactor, alone && handled >= FL_BUSY);
         }
         if (reactor->events_count <= 0)
             return;
-        if (!fl_handle_events(reactor, begun))
+        handled += reactor->events_count - reactor->events_at;
+        if (!fl_handle_events(reactor, end))
             return;
         if (reactor->first_news != FL_NONE)
             return;

@@ -93,7 +93,7 @@ static inline void *fl_run(void *argument)
         double monotonic = fl_monotonic();
         fl_set_clocks(reactor, monotonic + own->now_ahead,
                       fc_from_s(monotonic + own->limiter_ahead));
-        fl_handle_events(reactor, fl_clock_ns(CLOCK_MONOTONIC));
+        fl_handle_events(reactor, fl_clock_ns(CLOCK_MONOTONIC) + FL_TURN_NS);
         bool tell = fl_is_time_to_tell(reactor);
         untold = reactor->counted && !tell;
         pthread_mutex_unlock(&own->mutex);

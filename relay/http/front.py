@@ -25,6 +25,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -226,18 +227,18 @@ class FrontServer(HttpServer):
 
     async def _react(self) -> None:
         """Let the lane do a bounded piece of work at a time; other tasks get their turn between."""
-        between = _BetweenSteps(self._turn)
+        between = _BetweenSteps(partial(self._turn, alone=False))
         trio.lowlevel.add_instrument(between)
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._lanes[0].fileno())
-                self._turn()
+                self._turn(alone=between.nobody_else())
                 between.note_turn()
         finally:
             trio.lowlevel.remove_instrument(between)
 
-    def _turn(self) -> None:
-        self._lanes[0].turn(*self._now())
+    def _turn(self, *, alone: bool) -> None:
+        self._lanes[0].turn(*self._now(), alone)
         self._note_counts()
 
     async def _listen_to_threads(self) -> None:
@@ -349,13 +350,20 @@ class _BetweenSteps(trio.abc.Instrument):
     def __init__(self, turn: Callable[[], None]) -> None:
         self._turn = turn
         self._turned_at = perf_counter()
+        self._steps = 0
 
     def note_turn(self) -> None:
-        """Take note that it has been done otherwise."""
+        """Take note that it has been done otherwise, in a step of its own."""
         self._turned_at = perf_counter()
+        self._steps = 0
+
+    def nobody_else(self) -> bool:
+        """Whether no other task has had a step since the last note."""
+        return self._steps <= 1  # that in which the note was made
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """Called by Trio, which would end the instrument if this raised."""
+        self._steps += 1
         if perf_counter() - self._turned_at >= PATIENCE_S:
             self._turn()
             self._turned_at = perf_counter()
