@@ -58,6 +58,8 @@ cdef extern from "packet_table.h" nogil:
     pt_outcome pt_expect(pt_table *table, const uint8_t *key)
     pt_outcome pt_load(pt_table *table, const uint8_t *key, const uint8_t *record, size_t size)
     void pt_forget_expected(pt_table *table)
+    void *pt_full_chunk(const pt_table *table, uint32_t number)
+    void pt_collapse(void *chunk)
     const pt_block *pt_oldest(pt_table *table)
     void pt_drop_oldest(pt_table *table)
     uint32_t pt_begin(const pt_table *table)

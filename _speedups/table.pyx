@@ -38,11 +38,13 @@ from _speedups.table cimport (
     pt_begin,
     pt_block,
     pt_changes,
+    pt_collapse,
     pt_count,
     pt_drop_oldest,
     pt_expect,
     pt_forget_expected,
     pt_free,
+    pt_full_chunk,
     pt_get,
     pt_load,
     pt_lock,
@@ -220,6 +222,20 @@ cdef class PacketTable:
         pt_lock(self._table)
         pt_forget_expected(self._table)
         pt_unlock(self._table)
+
+    def settle(self):
+        """Spread over as few pages of the processor's as there can be; for a thread with time."""
+        cdef uint32_t number = 0
+        cdef void *chunk
+        while True:
+            pt_lock(self._table)
+            chunk = pt_full_chunk(self._table, number)
+            pt_unlock(self._table)
+            if chunk is NULL:
+                break
+            with nogil:
+                pt_collapse(chunk)
+            number += 1
 
     def evict(self):
         """Remove and return the least recently used packet; None when there is none."""

@@ -256,7 +256,7 @@ class DhtDriver:
             ):
                 await trio.sleep(wait_s)
                 more = True  # no doubt
-            else:
+            elif more or self._inbox:  # otherwise waiting for the socket lets others run
                 await trio.lowlevel.checkpoint()
 
     async def _keep_deadlines(self) -> None:

@@ -163,6 +163,7 @@ class Loader:
             self._writer.path,
             self.bad_rows,
         )
+        await trio.to_thread.run_sync(self._memory.table.settle, limiter=self._thread)
 
     async def _read_wanted(self, reader: PacketReader) -> None:
         keys = list(islice(self._wanted, READ_KEYS_MAX))

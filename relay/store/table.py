@@ -128,6 +128,12 @@ class PurePacketTable:
                 del self._entries[key]
             self._expected = 0
 
+    def settle(self) -> None:
+        """Do what makes look-ups in a large table faster and takes time: nothing here.
+
+        To be called after loading, from any thread: the compiled one asks for huge pages.
+        """
+
     def evict(self) -> tuple[bytes, bytes] | None:
         """Remove and return the least recently used packet; None when there is none.
 

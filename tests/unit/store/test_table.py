@@ -105,6 +105,15 @@ def test_a_packet_that_comes_before_it_was_loaded_changes_the_order_even_in_the_
     assert table.changes > before
 
 
+def test_settling_leaves_everything_as_it_is():
+    table = PacketTable(20_000)
+    for number in range(20_000):  # some megabytes, so that there is something to settle
+        table.put(number.to_bytes(32), number.to_bytes(300))
+    before = table.keys(), table.records(), table.changes
+    table.settle()
+    assert (table.keys(), table.records(), table.changes) == before
+
+
 def test_what_cannot_be_a_key_or_a_record_is_not_taken():
     table = filled(2, A)
     for key in (b"", bytes(31), bytes(33)):
