@@ -140,6 +140,8 @@ class Load:
     connections: int
     seconds: float
     mode: Literal["once", "cycle", "random"] = "cycle"
+    prompt: bool = False
+    """Before all else on its core: its latencies are to be those of what it measures."""
 
 
 def compiled(source: str, folder: Path) -> Path:
@@ -197,7 +199,13 @@ class Loader:
             load.mode,
             load.records,
         ]
-        return subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+        one = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+        if load.prompt:
+            try:
+                os.setpriority(os.PRIO_PROCESS, one.pid, PROMPT_NICENESS)
+            except PermissionError:
+                progress("not privileged: latencies hold waits for the load generator's core, too")
+        return one
 
     def once(self, subject: Subject, records: Iterable[Record], connections: int) -> Sample:
         """Send every record one time."""
@@ -208,6 +216,7 @@ class Loader:
             path.unlink()
 
 
+PROMPT_NICENESS: Final = -15
 FILLING_CONNECTIONS: Final = 16
 FILLING_TURNS: Final = 30
 
