@@ -168,9 +168,11 @@ class Loader:
         path.write_bytes(b"".join(record.packed() for record in records))
         return path
 
-    def run(self, subject: Subject, *loads: Load) -> list[Sample]:
+    def run(
+        self, subject: Subject, *loads: Load, cores: Sequence[int] = (LOAD_CORE,)
+    ) -> list[Sample]:
         """Put a subject under load; its CPU time is shared among the loads by their answers."""
-        with pinned(LOAD_CORE):
+        with pinned(*cores):
             before_s = cpu_time_s(subject.pid)
             network_pid = subject.network_pid
             network_before_s = cpu_time_s(network_pid) if network_pid else 0.0

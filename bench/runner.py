@@ -30,6 +30,7 @@ BENCHES: Final = {
     "get": "get.run",
     "iroh": "get.run_iroh",
     "limiter": "get.run_limited",
+    "threads": "threads.run",
     "keys": "keys.run",
     "mixed": "mixed.run",
     "put-libtorrent": "put.run_libtorrent",

@@ -58,11 +58,11 @@ class Subject:
 
 
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Let everything started inside run on one core only."""
+def pinned(*cores: int) -> Iterator[None]:
+    """Let everything started inside run on these cores only."""
     before = os.sched_getaffinity(0)
-    cores = sorted(before)
-    os.sched_setaffinity(0, {cores[core % len(cores)]})
+    there = sorted(before)
+    os.sched_setaffinity(0, {there[core % len(there)] for core in cores})
     try:
         yield
     finally:
@@ -97,12 +97,15 @@ def our_sections(*, limited: bool = False, packets: int = 0) -> dict[str, str]:
 
 @contextmanager
 def our_relay(
-    bootstrap: Sequence[str] = (), *, packets: int = 0, limited: bool = False
+    bootstrap: Sequence[str] = (), *, packets: int = 0, limited: bool = False, lane: str = "task"
 ) -> Iterator[RelayProcess]:
     """Our relay, as built in place, not started yet; its cache holds `packets` of the library."""
     with tempfile.TemporaryDirectory() as folder:
         sections = our_sections(limited=limited, packets=packets)
-        process = RelayProcess(Path(folder), bootstrap=bootstrap, sections=sections)
+        wrapper = ("env", f"RELAY_FRONT_LANE={lane}")
+        process = RelayProcess(
+            Path(folder), bootstrap=bootstrap, sections=sections, wrapper=wrapper
+        )
         if packets:
             filled_database(packets, process.cache)
         try:
