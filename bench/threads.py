@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from bench import anchors
@@ -37,7 +38,7 @@ def run(plan: Plan, loader: Loader) -> Iterator[Row]:
             relay = stack.enter_context(our_relay(packets=KEYS, limited=True, lane=lane))
             with pinned(*range(count)):
                 relay.start()
-            wait_until(lambda relay=relay: loaded(relay, KEYS), "the cache", anchors.LOAD_S)
+            wait_until(partial(loaded, relay, KEYS), "the cache", anchors.LOAD_S)
             relays[lane] = relay
         for lane in in_turns(plan, list(relays)):
             relay, count = relays[lane], LANES[lane]

@@ -87,7 +87,10 @@ def krpc(relay: RelayProcess, datagram: bytes) -> dict[bytes, Value]:
 
 
 def flood(relay: RelayProcess, datagrams: Iterator[bytes]) -> int:
-    """Send everything, with a ping now and then so that it is read and not merely dropped."""
+    """Send everything, with a ping now and then so that it is read and not merely dropped.
+
+    And one at the end: when that is answered, everything before it has been read.
+    """
     number = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -95,6 +98,7 @@ def flood(relay: RelayProcess, datagrams: Iterator[bytes]) -> int:
             sock.sendto(datagram[:DATAGRAM_MAX], relay.dht_address)
             if number % 50 == 0:
                 krpc(relay, query(b"ping"))
+    krpc(relay, query(b"ping"))
     return number + 1
 
 
