@@ -1,9 +1,10 @@
 """The one door to every check: ``nox`` runs what CI runs, ``nox -s fast`` what fits in a minute.
 
 All sessions of one Python share one environment under ``.nox``, with the relay installed in
-place; it is made anew when what it is made from changes. By name only: ``fast``, ``debug``
-(bounds checks, assertions and sanitizers in the extension) and ``bench``. What comes after
-``--`` goes to pytest or the bench: ``nox -s tests -- tests/unit -k dns``.
+place; it is made anew when what it is made from changes. By name only: ``fast``, ``iroh`` (its
+programs through relays, also in containers), ``debug`` (bounds checks, assertions and sanitizers
+in the extension), ``bench`` and ``dashboard``. What comes after ``--`` goes to pytest or the
+bench: ``nox -s tests -- tests/unit -k dns``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "tests", "tests_pure", "tests_py313", "interop"]
+nox.options.sessions = [
+    *("lint", "types", "tests", "tests_pure", "tests_py313", "interop", "containers"),
+]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -32,8 +35,10 @@ REQUIREMENTS = [
     *PROJECT["project"]["dependencies"],
     *nox.project.dependency_groups(PROJECT, *PROJECT["dependency-groups"]),
 ]
-EXTENSION_SOURCES = {".pyx", ".pxd", ".h", ".py"}
-EVERYTHING = ("--doctest-modules", "relay", "tests", "--ignore=tests/interop")
+EXTENSION_SOURCES = {".pyx", ".pxd", ".pxi", ".h", ".py"}
+APART = [f"--ignore=tests/{name}" for name in ("interop", "iroh", "containers")]
+"""They have sessions of their own."""
+EVERYTHING = ("--doctest-modules", "relay", "tests", *APART)
 
 
 class Environment:
@@ -59,6 +64,11 @@ class Environment:
             env={"PATH": path, "VIRTUAL_ENV": str(self._folder), **variables},
             external=True,
         )
+
+    def run_script(self, path: str, *arguments: str) -> None:
+        """Run a program of the project that is handed the environment's Python."""
+        python = str(self._folder / "bin" / "python")
+        self._session.run(path, *arguments, env={"PKARR_RELAY_PYTHON": python}, external=True)
 
     def pytest(self, *arguments: str, **variables: str) -> None:
         """Run pytest on `arguments`, or on what the caller of nox asks for instead."""
@@ -182,6 +192,26 @@ def interop(session: nox.Session) -> None:
 
 
 @nox.session
+def iroh(session: nox.Session) -> None:
+    """Run iroh programs through relays, on loopback and in containers; needs Docker."""
+    environment = Environment(session)
+    session.run("tools/build-peers", env={"PYTHON": sys.executable}, external=True)
+    environment.pytest("tests/iroh")
+
+
+@nox.session
+def containers(session: nox.Session) -> None:
+    """Build the image and run what is promised of it; where Docker is, it has to succeed."""
+    if not _output("docker", "info"):
+        session.warn("NOT TESTED: image, docker-compose.yml, quick start, examples; there is no")
+        session.warn("NOT TESTED: Docker daemon that answers.")
+        session.skip("no Docker")
+    environment = Environment(session)
+    session.run("tools/build-peers", env={"PYTHON": sys.executable}, external=True)
+    environment.run_script(".ci/containers", *session.posargs)
+
+
+@nox.session
 def fast(session: nox.Session) -> None:
     """Check form, types and units."""
     lint(session)
@@ -198,6 +228,8 @@ def debug(session: nox.Session) -> None:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "config.toml"):
         shutil.copy(ROOT / name, tree)
     shutil.copytree(ROOT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("bench", "docs"):  # some tests look at these
+        (tree / name).symlink_to(ROOT / name)
     shared = Path(os.environ.get("PKARR_RELAY_SHARED", ROOT.parent / "shared"))
     (tree.parent / "shared").unlink(missing_ok=True)
     (tree.parent / "shared").symlink_to(shared.resolve())  # beside the tree, as beside the project
@@ -217,3 +249,9 @@ def debug(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure; bench/README.md says what."""
     Environment(session).run("python", "-m", "bench", *session.posargs)
+
+
+@nox.session
+def dashboard(session: nox.Session) -> None:
+    """Ask a real Prometheus all that the Grafana dashboard asks; draw what comes back."""
+    Environment(session).run("python", "-m", "bench.dashboard", *session.posargs)

@@ -19,7 +19,7 @@ SETTINGS = Path(__file__).stat().st_mtime
 
 sources = sorted(FOLDER.glob("*.pyx"))
 generated = [source.with_suffix(".c") for source in sources]
-headers = sorted([*FOLDER.glob("*.h"), *FOLDER.glob("*.pxd")])
+headers = sorted(path for kind in ("h", "pxd", "pxi") for path in FOLDER.glob(f"*.{kind}"))
 
 SHARED_HEADERS = sorted([*FOLDER.glob("packet_*.h"), FOLDER / "siphash.h"])
 """What two extensions lay out memory by; each tells the other which text it was made from."""

@@ -144,6 +144,7 @@ cdef extern from "dht_answer.h" nogil:
         uint8_t trial[6]
         uint32_t greets_below
         da_counts counts
+        uint64_t outcomes[4][3]
 
     la_verdict da_answer(
         da_responder *responder, const uint8_t *payload, size_t size, const uint8_t *source,

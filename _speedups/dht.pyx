@@ -71,6 +71,8 @@ cdef:
     object _INTERVAL_MAX_NS = 2**62
     object _KEYS_MOST = 2**30
     object _UINT32_MAX = 2**32 - 1
+    tuple _METHODS = ("ping", "find_node", "get_peers", "get")      # dq_method
+    tuple _OUTCOMES = ("answered", "over_budget", "rate_limited")   # da_outcome
 
 cdef enum:
     _KEY_BYTES = 16
@@ -305,6 +307,7 @@ cdef class Responder:
         object _public
         object _counters
         tuple _tables
+        RateCells _limit
 
     def __cinit__(
         self, *, identity, public, counters, IdTable ids not None, RecordTable values not None,
@@ -316,18 +319,23 @@ cdef class Responder:
         self._identity = identity
         self._public = public
         self._counters = counters
-        self._tables = (ids, values, items, swarms, budgets, limit)     # kept alive
+        self._tables = (ids, values, items, swarms, budgets)     # kept alive
         self._responder.ids = &ids._table
         self._responder.values = &values._table
         self._responder.items = &items._table
         self._responder.swarms = &swarms._table
         self._responder.budgets = &budgets._table
-        self._responder.limit = NULL if limit is None else &limit._table
+        self.set_limit(limit)
         self._responder.greets_below = greets_below
         self._answerer.state = <void *> self
         self._answerer.begin = _begin
         self._answerer.answer = _answer
         self._answerer.end = _end
+
+    def set_limit(self, RateCells limit):
+        """Take another further limit on queries, or None."""
+        self._responder.limit = NULL if limit is None else &limit._table
+        self._limit = limit
 
     @property
     def capsule(self):
@@ -362,6 +370,15 @@ cdef class Responder:
         if verdict == LA_REPLY:
             return PyBytes_FromStringAndSize(<const char *> reply, reply_bytes)
         return b"" if verdict == LA_SILENT else None
+
+    def outcomes(self):
+        """Return how many queries it took by method and outcome, as `relay.dht.traffic` says."""
+        return {
+            (method, outcome): self._responder.outcomes[row][column]
+            for row, method in enumerate(_METHODS)
+            for column, outcome in enumerate(_OUTCOMES)
+            if self._responder.outcomes[row][column]
+        }
 
 
 cdef int _begin(void *state) except -1:

@@ -41,6 +41,8 @@ typedef struct {
     uint64_t queries_in, replies_out, dropped_budget, dropped_filter;
 } da_counts;
 
+typedef enum { DA_ANSWERED, DA_OVER_BUDGET, DA_RATE_LIMITED, DA_OUTCOMES } da_outcome;
+
 typedef struct {
     di_table *ids;
     dr_table *values, *items, *swarms;
@@ -55,6 +57,7 @@ typedef struct {
     uint32_t greets_below;
     /* Taken after each batch. */
     da_counts counts;
+    uint64_t outcomes[DQ_METHODS][DA_OUTCOMES]; /* since the start */
 } da_responder;
 
 /* Loopback, RFC 1918 and link-local: relay.dht.node_id.is_exempt. */
@@ -216,6 +219,8 @@ static inline bool da_is_mine(const da_responder *responder, const dq_query *que
         return dr_peek(responder->swarms, query->target) == NULL;
     case DQ_GET:
         return true;
+    case DQ_METHODS:
+        break;
     }
     return false;
 }
@@ -234,8 +239,10 @@ static inline la_verdict da_answer(da_responder *responder, const uint8_t *paylo
     if (bounded && !db_prepare(responder->budgets))
         return LA_NOT_MINE;
     responder->counts.queries_in++;
+    uint64_t *outcomes = responder->outcomes[query.method];
     if (bounded && !db_admit(responder->budgets, source, size, now)) {
         responder->counts.dropped_budget++;
+        outcomes[DA_OVER_BUDGET]++;
         return LA_SILENT;
     }
     if (bounded && responder->limit) {
@@ -243,6 +250,7 @@ static inline la_verdict da_answer(da_responder *responder, const uint8_t *paylo
         memcpy(client.octets, source, 4);
         if (!fc_check(responder->limit, &client, fc_from_s(now)).allowed) {
             responder->counts.dropped_filter++;
+            outcomes[DA_RATE_LIMITED]++;
             return LA_SILENT;
         }
     }
@@ -266,9 +274,11 @@ static inline la_verdict da_answer(da_responder *responder, const uint8_t *paylo
     }
     if (bounded && !db_charge(responder->budgets, source, *reply_bytes, now)) {
         responder->counts.dropped_budget++;
+        outcomes[DA_OVER_BUDGET]++;
         return LA_SILENT;
     }
     responder->counts.replies_out++;
+    outcomes[DA_ANSWERED]++;
     return LA_REPLY;
 }
 

@@ -30,7 +30,7 @@ typedef struct {
     const uint8_t *at, *end;
 } dq_source;
 
-typedef enum { DQ_PING, DQ_FIND_NODE, DQ_GET_PEERS, DQ_GET } dq_method;
+typedef enum { DQ_PING, DQ_FIND_NODE, DQ_GET_PEERS, DQ_GET, DQ_METHODS } dq_method;
 
 typedef struct {
     dq_method method;

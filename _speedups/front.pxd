@@ -121,6 +121,7 @@ cdef extern from "front_forwarded.h":
 cdef extern from "front_connections.h":
     enum:
         FL_STATUSES
+        FL_SPANS
 
     ctypedef enum fl_news:
         FL_NO_NEWS
@@ -168,6 +169,10 @@ cdef extern from "front_connections.h":
         uint64_t refused_total
         uint64_t refused_address
 
+    ctypedef struct fl_spans:
+        uint64_t counts[1]      # FL_SPANS of them
+        uint64_t ns
+
     ctypedef struct fl_lanes:
         fk_lock lock
         uint32_t count
@@ -188,9 +193,11 @@ cdef extern from "front_connections.h":
         uint64_t seed[2]
         double now
         int accept_error
+        uint64_t rounds
         bint full
         bint counted
         fl_counts counts
+        fl_spans *spans         # one for each sort of answer
 
     uint64_t fl_token(const fl_reactor *reactor, const fl_connection *connection)
     fl_connection *fl_next_news(fl_reactor *reactor)
@@ -201,6 +208,7 @@ cdef extern from "front_reactor.h":
     bint fl_init(fl_reactor *reactor, fl_lanes *lanes)
     bint fl_listen(fl_reactor *reactor, int listener)
     void fl_clear(fl_reactor *reactor)
+    unsigned fl_span(uint64_t ns)
     void fl_set_clocks(fl_reactor *reactor, double now, fc_ns limiter_now)
     void fl_turn(fl_reactor *reactor, bint alone)
     void fl_sweep(fl_reactor *reactor)

@@ -30,15 +30,14 @@ from relay.gcra import Decision
 
 # By the folder's own name: the compiler does not know that it is installed as relay._speedups.
 from _speedups.front cimport (
-    FD_BYTES, FL_ASKS, FL_IS_GONE, FL_IS_LENT, FL_NO_NEWS, FR_HAND_OVER, FR_MORE, FR_REQUEST,
-    PT_CAPSULE, fc_clear, fc_decision, fc_from_s, fc_high, fc_init, fc_key, fc_low, fd_read,
-    fd_write, fk_check, fk_destroy, fk_enter, fk_init, fk_leave, fk_limiter, fk_waits,
-    fl_answer_warm, fl_begin_threads, fl_clear, fl_config, fl_connection, fl_counts,
-    fl_drain_all, fl_drop_buffers, fl_end_threads, fl_enter, fl_free, fl_give_back, fl_init,
-    fl_lanes, fl_leave, fl_listen, fl_next_news, fl_reactor, fl_set_clocks, fl_stop_accepting,
-    fl_sweep, fl_token, fl_turn, fl_watch_listeners, fp_address, fp_network, fr_parse,
-    fr_request, fr_slice, fr_verdict, fw_client, fw_find, fw_judge, fw_peer, fw_rules, pt_table,
-    pt_waits,
+    FD_BYTES, FL_ASKS, FL_IS_GONE, FL_IS_LENT, FL_NO_NEWS, FL_SPANS, FR_HAND_OVER, FR_MORE,
+    FR_REQUEST, PT_CAPSULE, fc_clear, fc_decision, fc_from_s, fc_high, fc_init, fc_key, fc_low,
+    fd_read, fd_write, fk_check, fk_destroy, fk_enter, fk_init, fk_leave, fk_limiter, fk_waits,
+    fl_answer_warm, fl_begin_threads, fl_clear, fl_config, fl_connection, fl_counts, fl_drain_all,
+    fl_drop_buffers, fl_end_threads, fl_enter, fl_free, fl_give_back, fl_init, fl_lanes, fl_leave,
+    fl_listen, fl_next_news, fl_reactor, fl_set_clocks, fl_span, fl_spans, fl_stop_accepting,
+    fl_sweep, fl_token, fl_turn, fl_watch_listeners, fp_address, fp_network, fr_parse, fr_request,
+    fr_slice, fr_verdict, fw_client, fw_find, fw_judge, fw_peer, fw_rules, pt_table, pt_waits,
 )
 
 cdef:
@@ -280,9 +279,52 @@ cdef class Lane:
             raise ValueError("the lane is closed")
         return self._reactor
 
+    def retune(
+        self, *, limiter, ttl_s, trusted, exempt, behind_proxy, ipv6_prefix,
+    ):
+        """Take other settings than it was made with, from the next request on.
+
+        Connections that are open stay the client's as which they were accepted. Cells that
+        another limiter has replaced may be shared no more.
+        """
+        cdef fl_reactor *reactor = self._alive()
+        cdef Cells cells = limiter
+        cdef fw_rules rules
+        cdef fw_rules before
+        cdef uint64_t ttl_min_s, ttl_max_s
+        ttl_min_s, ttl_max_s = ttl_s
+        memset(&rules, 0, sizeof(fw_rules))
+        try:
+            _read_rules(&rules, trusted, exempt, behind_proxy, ipv6_prefix)
+        except BaseException:
+            free(rules.trusted)
+            free(rules.exempt)
+            raise
+        if cells is not None and reactor.own.runs and not cells._limiter.lock.shared:
+            cells._limiter.lock.shared = True  # no other thread knows it yet
+        fl_enter(reactor)
+        before = reactor.config.rules
+        reactor.config.rules = rules
+        reactor.config.bounds.ttl_min_s = ttl_min_s
+        reactor.config.bounds.ttl_max_s = ttl_max_s
+        reactor.limiter = NULL if cells is None else &cells._limiter
+        fl_leave(reactor)
+        free(before.trusted)
+        free(before.exempt)
+        self._limiter = cells
+
     def fileno(self):
         """Return the epoll descriptor: readable when there is something to do."""
         return self._alive().epoll
+
+    @property
+    def rounds(self):
+        """How often the lane has handled what came up."""
+        cdef uint64_t rounds
+        fl_enter(self._alive())
+        rounds = self._reactor.rounds
+        fl_leave(self._reactor)
+        return rounds
 
     @property
     def waits(self):
@@ -402,6 +444,19 @@ cdef class Lane:
         )
         return counts.hits, answers, [event for event in connections if event[1]]
 
+    def take_spans(self):
+        """Return how long our answers took since the last call: of hits, then of refusals.
+
+        Each as counts by steps of time, those of `relay.histogram.SPANS_S`, and seconds in all.
+        """
+        cdef fl_spans spans[2]      # FL_SORTS
+        cdef int i, k
+        fl_enter(self._alive())
+        memcpy(spans, self._reactor.spans, sizeof(spans))
+        memset(self._reactor.spans, 0, sizeof(spans))
+        fl_leave(self._reactor)
+        return [([spans[i].counts[k] for k in range(FL_SPANS)], spans[i].ns / 1e9) for i in (0, 1)]
+
     cdef object _leave(self):
         """Let the lane's thread in again, and tell what is new."""
         cdef list news = None
@@ -490,93 +545,4 @@ cdef fp_network *_networks(object networks, size_t *count) except? NULL:
     return array
 
 
-# ---- For the parity tests ----
-
-def read_request(bytes data not None):
-    """Return what the parser makes of the bytes of a client: None for more, False for not ours.
-
-    Otherwise method, key (None for /health), policy, whether all fields are plain, forwarded,
-    close, origin, if-none-match, if-modified-since, bytes of the head and of the body.
-    """
-    cdef fr_request request
-    cdef fr_verdict verdict
-    if not data:
-        return None
-    verdict = fr_parse(<const uint8_t *> PyBytes_AS_STRING(data), len(data), &request)
-    if verdict == FR_MORE:
-        return None
-    if verdict == FR_HAND_OVER:
-        return False
-    return (
-        _KINDS[request.method].upper(),
-        (<char *> request.key)[:32] if request.has_key else None,
-        ("CacheFirst", "CacheOnly", "NetworkOnly")[request.policy],
-        request.plain,
-        request.forwarded > 0,
-        request.close,
-        _text(request.origin),
-        _text(request.none_match),
-        _text(request.since),
-        request.head_bytes,
-        request.body_bytes,
-    )
-
-
-cdef object _text(fr_slice value):
-    return None if value.at is NULL else (<char *> value.at)[:value.size]
-
-
-def read_client(
-    bytes head not None, bytes address not None, *, trusted, exempt, bint behind_proxy,
-    unsigned ipv6_prefix,
-):
-    """Return whose budget a request draws on, as the lane finds it.
-
-    Args:
-        head: of the request.
-        address: the peer's, 4 or 16 bytes.
-        trusted: as for `Lane`, like those that follow.
-
-    Returns:
-        What the client is counted by, whether it is exempt, whether the peer's connections are
-        counted by its address; or None: the lane leaves it to others.
-    """
-    cdef fr_request request
-    cdef fw_rules rules
-    cdef fc_key known
-    cdef fw_peer peer
-    cdef fw_client client
-    cdef bint found = True
-    if len(address) not in (4, 16):
-        raise ValueError("no address")
-    if fr_parse(<const uint8_t *> PyBytes_AS_STRING(head), len(head), &request) != FR_REQUEST:
-        return None
-    memset(&rules, 0, sizeof(fw_rules))
-    try:
-        _read_rules(&rules, trusted, exempt, behind_proxy, ipv6_prefix)
-        known = fp_address(<const uint8_t *> PyBytes_AS_STRING(address), len(address))
-        peer = fw_judge(&rules, known)
-        client = peer.itself
-        if request.forwarded and peer.forwards:
-            found = fw_find(&rules, &request, known, &client)
-    finally:
-        free(rules.trusted)
-        free(rules.exempt)
-    if not found:
-        return None
-    return (<char *> client.client.octets)[:client.client.size], client.exempt, peer.capped
-
-
-def format_http_date(uint64_t timestamp_us):
-    """Return an IMF-fixdate, as `relay.http.httpdate` does."""
-    cdef uint8_t text[FD_BYTES]
-    fd_write(text, timestamp_us)
-    return (<char *> text)[:FD_BYTES].decode()
-
-
-def parse_http_date(bytes text not None):
-    """Return microseconds since 1970, or None for anything but a right IMF-fixdate."""
-    cdef uint64_t timestamp_us
-    if not fd_read(<const uint8_t *> PyBytes_AS_STRING(text), len(text), &timestamp_us):
-        return None
-    return timestamp_us
+include "front_probes.pxi"

@@ -36,6 +36,7 @@
 #define FL_OUT_BYTES 32768
 #define FL_BUCKETS 4096
 #define FL_EVENTS 128 /* asked for at once */
+#define FL_AHEAD 8 /* connections read before the first of them is answered */
 #define FL_LINGER_BYTES (256 * 1024) /* relay/http/stream.py: LINGER_BYTES_MAX */
 #define FL_NONE UINT32_MAX
 #define FL_SLOT_BITS 24 /* of a token; 8 are the lane's number, 32 the generation */
@@ -87,6 +88,17 @@ typedef struct {
     uint64_t accepted, refused_total, refused_address;
 } fl_counts;
 
+/* How long answers took, in steps that double: the first holds those of up to FL_SPAN_NS, the
+ * last those of any length. relay/histogram.py: SPANS_S. */
+#define FL_SPAN_NS 8000
+#define FL_SPANS 23
+
+typedef struct {
+    uint64_t counts[FL_SPANS], ns;
+} fl_spans;
+
+enum { FL_HIT, FL_REFUSED, FL_SORTS };
+
 typedef struct fl_reactor fl_reactor;
 
 /* All lanes of a server: what they count together. */
@@ -120,6 +132,18 @@ typedef struct {
     uint32_t foundling_count, foundling_room;
 } fl_thread;
 
+/* What was read of a connection and is not answered yet. */
+typedef struct {
+    bool any;      /* false: its event asks for something else */
+    uint64_t token;
+    size_t size;   /* of what is in `in`; 0: the client is gone */
+    fr_verdict verdict;
+    fr_request request; /* the first one */
+    uint64_t foreseen;
+    bool has_foreseen;
+    uint8_t in[FL_IN_BYTES];
+} fl_ahead;
+
 struct fl_reactor {
     int epoll;
     int *listeners;
@@ -143,8 +167,13 @@ struct fl_reactor {
     bool counted;     /* `counts` has changed since it was last taken */
     bool stirred;     /* a connection has come or gone since Python was last told so */
     fl_counts counts;
+    fl_spans spans[FL_SORTS];
+    uint32_t unmeasured[FL_SORTS]; /* answers made since the clock was last read */
+    uint64_t told_ns;              /* when epoll told of `events` */
     struct epoll_event events[FL_EVENTS];
+    uint64_t rounds; /* how often events were handled: a sign of life */
     int events_at, events_count; /* those from events_at on are still to be handled */
+    fl_ahead ahead[FL_AHEAD];
     uint8_t in[FL_IN_BYTES], out[FL_OUT_BYTES], payload[PT_PAYLOAD_MAX];
 };
 

@@ -2,7 +2,7 @@
  *
  * A thread waits for events and handles them in its lane; Python's thread comes in between to
  * answer, to keep deadlines and to hear news. Both are in the lane only with its lock, and Python
- * goes first: the thread leaves after the event that it is at, and waits. So Python waits for
+ * goes first: the thread leaves after the few events that it is at, and waits. So Python waits for
  * some microseconds, and the lane needs no queues: an answer is written by whoever made it.
  *
  * The first lane accepts, and gives every lane its share. The packet table, the limiter's cells
@@ -88,6 +88,7 @@ static inline void *fl_run(void *argument)
             reactor->events_at = 0;
             reactor->events_count =
                 epoll_wait(reactor->epoll, reactor->events, FL_EVENTS, untold ? FL_TELL_MS : -1);
+            reactor->told_ns = fl_clock_ns(CLOCK_MONOTONIC);
         }
         fl_enter_last(reactor);
         double monotonic = fl_monotonic();

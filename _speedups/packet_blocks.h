@@ -1,4 +1,4 @@
-/* The blocks of the packet table: how they lie in memory, are found, and are kept in order.
+/* The blocks of the packet table: how they lie in memory, are found, and stand in queues.
  *
  * A packet is one block: links, facts, record. Blocks of one size, in steps of 16 bytes, lie in
  * pages without gaps: the last one is moved into the place of one that goes. So memory is that
@@ -13,9 +13,11 @@
  * handles, and whoever moves a block mends those to it. Places held for expected packets are
  * blocks without a record, the only ones of their size.
  *
- * The hash is keyed: who publishes may choose keys. Its buckets are laid out for the capacity at
- * the start, as zero pages that cost nothing until they are used, and never grow: more packets
- * than `capacity` make the chains longer, no more. */
+ * The hash is keyed: who publishes may choose keys. Its buckets are laid out for the capacity, as
+ * zero pages that cost nothing until they are used; more packets than `capacity` make the chains
+ * longer, no more. For a larger capacity there are to be more of them: then the chains are spread
+ * over the new ones a few at a time (linear hashing), those of the buckets below `spread` first.
+ * They never become fewer. */
 #ifndef RELAY_PACKET_BLOCKS_H
 #define RELAY_PACKET_BLOCKS_H
 
@@ -28,6 +30,7 @@
 #include <sys/mman.h>
 
 #include "packet_facts.h" /* PT_TAG_BYTES, and how to read numbers */
+#include "packet_ghosts.h"
 #include "siphash.h"
 
 #define PT_KEY_BYTES 32
@@ -48,6 +51,7 @@
 #define PT_CHUNK_PAGES (1u << PT_CHUNK_PAGES_LOG)
 #define PT_CHUNK_UNITS_LOG (PT_PAGE_UNITS_LOG + PT_CHUNK_PAGES_LOG)
 #define PT_CHUNK_BYTES ((size_t)PT_CHUNK_PAGES * PT_PAGE_BYTES) /* 2 MiB */
+#define PT_USES_MAX 3
 #define PT_BUCKETS_MIN (1u << 8)
 #define PT_BUCKETS_MAX (1u << 26)
 
@@ -56,10 +60,13 @@ typedef struct {
     uint8_t tag[PT_TAG_BYTES]; /* with has_facts */
     uint32_t ttl_s;            /* with has_facts */
     uint32_t chain;            /* the next of the bucket */
-    uint32_t newer, older;     /* in the order of use */
+    uint32_t newer, older;     /* in its queue */
     uint16_t record_bytes;     /* 0: an expected packet's place */
-    bool has_answers;          /* with has_facts */
-    bool has_facts;            /* made when somebody first asks for them */
+    bool has_answers : 1;      /* with has_facts */
+    bool has_facts : 1;        /* made when somebody first asks for them */
+    bool is_new : 1;           /* in the queue of the new ones */
+    bool was_used : 1;         /* ever, since it is here */
+    uint8_t uses;              /* how often it will be spared, at most PT_USES_MAX */
     uint8_t record[];
 } pt_block;
 
@@ -75,6 +82,19 @@ typedef struct {
 } pt_class;
 
 typedef struct {
+    uint32_t newest, oldest;
+    uint32_t count; /* of blocks */
+} pt_queue;
+
+/* Where a walk over all blocks is: before `next`, which is 0 at the end of a part. */
+typedef struct {
+    uint32_t next;
+    int part; /* new ones never used, kept ones never used, new ones used, kept ones used */
+} pt_cursor;
+
+#define PT_CURSOR_PARTS 4
+
+typedef struct {
     pthread_mutex_t mutex;
     bool shared;
     uint64_t waits;
@@ -83,9 +103,13 @@ typedef struct {
     uint64_t changes;
     uint32_t *buckets;
     uint32_t bucket_mask;
+    uint32_t spread_mask;      /* of the buckets there were before; else that of all */
+    uint32_t spread;           /* below it, chains have been spread over the new buckets */
     uint32_t count;            /* of blocks, packets' and places */
-    uint32_t newest, oldest;   /* in the order of use */
-    uint32_t walker;           /* what a walk visits next */
+    uint32_t new_share;        /* with more new ones than that they go first */
+    pt_queue queues[2];        /* by is_new */
+    pt_ghosts ghosts;
+    pt_cursor walker;
     uint32_t pages_made;       /* numbered from 1 on, so that no handle is 0 */
     uint32_t free_page;        /* first of a list through the first bytes of pages; 0: none */
     uint32_t chunks_made, chunks_room;
@@ -106,9 +130,15 @@ static inline uint64_t pt_hash(const uint64_t secret[2], const uint8_t *key)
     return sh_hash(secret, key, PT_KEY_BYTES, 1, 3);
 }
 
+static inline uint32_t *pt_bucket_of(const pt_table *table, uint64_t hash)
+{
+    uint32_t before = hash & table->spread_mask;
+    return &table->buckets[before < table->spread ? hash & table->bucket_mask : before];
+}
+
 static inline uint32_t *pt_bucket(const pt_table *table, const uint8_t *key)
 {
-    return &table->buckets[pt_hash(table->secret, key) & table->bucket_mask];
+    return pt_bucket_of(table, pt_hash(table->secret, key));
 }
 
 static inline uint32_t pt_find(const pt_table *table, const uint8_t *key)
@@ -138,59 +168,88 @@ static inline uint32_t *pt_link_to(const pt_table *table, uint32_t handle)
     return link;
 }
 
-/* ---- The order of use ---- */
+/* ---- Queues ---- */
 
-static inline void pt_set_newer(pt_table *table, uint32_t of, uint32_t newer)
+static inline pt_queue *pt_queue_of(pt_table *table, const pt_block *block)
+{
+    return &table->queues[block->is_new];
+}
+
+/* `like` is a block of the same queue. */
+static inline void pt_set_newer(pt_table *table, const pt_block *like, uint32_t of, uint32_t newer)
 {
     if (of != 0)
         pt_at(table, of)->newer = newer;
     else
-        table->oldest = newer;
+        pt_queue_of(table, like)->oldest = newer;
 }
 
-static inline void pt_set_older(pt_table *table, uint32_t of, uint32_t older)
+static inline void pt_set_older(pt_table *table, const pt_block *like, uint32_t of, uint32_t older)
 {
     if (of != 0)
         pt_at(table, of)->older = older;
     else
-        table->newest = older;
+        pt_queue_of(table, like)->newest = older;
 }
 
 static inline void pt_take_out(pt_table *table, uint32_t handle)
 {
     const pt_block *block = pt_at(table, handle);
-    if (table->walker == handle)
-        table->walker = block->newer;
-    pt_set_newer(table, block->older, block->newer);
-    pt_set_older(table, block->newer, block->older);
+    if (table->walker.next == handle)
+        table->walker.next = block->newer;
+    pt_set_newer(table, block, block->older, block->newer);
+    pt_set_older(table, block, block->newer, block->older);
+    pt_queue_of(table, block)->count--;
     table->changes++;
 }
 
-static inline void pt_put_newest(pt_table *table, uint32_t handle)
+static inline void pt_put_newest(pt_table *table, uint32_t handle, bool is_new)
 {
     pt_block *block = pt_at(table, handle);
+    block->is_new = is_new;
     block->newer = 0;
-    block->older = table->newest;
-    pt_set_newer(table, block->older, handle);
-    table->newest = handle;
+    block->older = pt_queue_of(table, block)->newest;
+    pt_set_newer(table, block, block->older, handle);
+    pt_queue_of(table, block)->newest = handle;
+    pt_queue_of(table, block)->count++;
     table->changes++;
 }
 
+/* For what comes from the disk, which has been kept before. */
 static inline void pt_put_oldest(pt_table *table, uint32_t handle)
 {
     pt_block *block = pt_at(table, handle);
+    block->is_new = false;
     block->older = 0;
-    block->newer = table->oldest;
-    pt_set_older(table, block->newer, handle);
-    table->oldest = handle;
+    block->newer = table->queues[false].oldest;
+    pt_set_older(table, block, block->newer, handle);
+    table->queues[false].oldest = handle;
+    table->queues[false].count++;
     table->changes++;
 }
 
-static inline void pt_use(pt_table *table, uint32_t handle)
+/* Keeps a block: it becomes the newest of the kept ones. */
+static inline void pt_keep(pt_table *table, uint32_t handle)
 {
-    if (table->newest != handle) {
-        pt_take_out(table, handle);
-        pt_put_newest(table, handle);
+    const pt_block *block = pt_at(table, handle);
+    /* A walk that is at the newest one already finds it there again. */
+    bool stays = table->walker.next == handle && !block->is_new && block->newer == 0;
+    pt_take_out(table, handle);
+    pt_put_newest(table, handle, false);
+    if (stays)
+        table->walker.next = handle;
+}
+
+/* Only the block itself is written to, and that only until it has uses enough: moving it in an
+ * order would touch two others, which lie anywhere. */
+static inline void pt_use(pt_table *table, pt_block *block)
+{
+    if (block->uses == PT_USES_MAX)
+        return;
+    block->uses++;
+    if (!block->was_used) {
+        block->was_used = true;
+        table->changes++;
     }
 }
 
@@ -299,10 +358,10 @@ static inline void pt_mend_links(pt_table *table, uint32_t from, uint32_t to)
 {
     const pt_block *block = pt_at(table, to);
     *pt_link_to(table, from) = to; /* compares handles, and reads the key, which is still there */
-    pt_set_newer(table, block->older, to);
-    pt_set_older(table, block->newer, to);
-    if (table->walker == from)
-        table->walker = to;
+    pt_set_newer(table, block, block->older, to);
+    pt_set_older(table, block, block->newer, to);
+    if (table->walker.next == from)
+        table->walker.next = to;
 }
 
 /* Gives back a block that nothing links to: the last one of its size takes its place. */

@@ -1,7 +1,8 @@
 """C-level contract of the packet table; the code is in headers, one concern each.
 
     packet_table.h    what a table does, and how another extension reads from it
-    packet_blocks.h   where packets lie, how they are found and kept in order
+    packet_blocks.h   where packets lie, how they are found, the queues they stand in
+    packet_ghosts.h   which were evicted before anybody used them
     packet_facts.h    entity tag and TTL
     table_rows.h      rows of the database, on their way into the table
 
@@ -28,6 +29,9 @@ cdef extern from "packet_table.h" nogil:
         uint16_t record_bytes
         uint8_t record[]
 
+    ctypedef struct pt_cursor:
+        pass
+
     ctypedef struct pt_packet:
         const uint8_t *payload
         size_t payload_bytes
@@ -42,6 +46,8 @@ cdef extern from "packet_table.h" nogil:
         PT_NO_ROOM
         PT_DONE
 
+    uint64_t pt_foresee(pt_table *table, const uint8_t *key)
+    void pt_fetch(pt_table *table, uint64_t foreseen)
     bint pt_lookup_copy(pt_table *table, const uint8_t *key, pt_packet *out, uint8_t *payload)
     void pt_share(pt_table *table, bint shared)
     void pt_lock(pt_table *table)
@@ -58,12 +64,15 @@ cdef extern from "packet_table.h" nogil:
     pt_outcome pt_expect(pt_table *table, const uint8_t *key)
     pt_outcome pt_load(pt_table *table, const uint8_t *key, const uint8_t *record, size_t size)
     void pt_forget_expected(pt_table *table)
+    void pt_resize(pt_table *table, uint64_t capacity)
+    bint pt_spread(pt_table *table)
     void *pt_full_chunk(const pt_table *table, uint32_t number)
     void pt_collapse(void *chunk)
-    const pt_block *pt_oldest(pt_table *table)
-    void pt_drop_oldest(pt_table *table)
-    uint32_t pt_begin(const pt_table *table)
-    const pt_block *pt_next(const pt_table *table, uint32_t *cursor)
+    const pt_block *pt_choose(pt_table *table, uint32_t *handle)
+    void pt_evict(pt_table *table, uint32_t handle)
+    void pt_drop(pt_table *table, const uint8_t *key)
+    pt_cursor pt_begin(const pt_table *table)
+    const pt_block *pt_next(const pt_table *table, pt_cursor *cursor)
     void pt_walk_begin(pt_table *table)
     const pt_block *pt_walk_next(pt_table *table)
 

@@ -38,10 +38,15 @@ from _speedups.table cimport (
     pt_begin,
     pt_block,
     pt_changes,
+    pt_choose,
     pt_collapse,
     pt_count,
-    pt_drop_oldest,
+    pt_cursor,
+    pt_drop,
+    pt_evict,
     pt_expect,
+    pt_fetch,
+    pt_foresee,
     pt_forget_expected,
     pt_free,
     pt_full_chunk,
@@ -51,12 +56,13 @@ from _speedups.table cimport (
     pt_lookup_copy,
     pt_new,
     pt_next,
-    pt_oldest,
     pt_outcome,
     pt_packet,
     pt_peek,
     pt_put,
+    pt_resize,
     pt_share,
+    pt_spread,
     pt_table,
     pt_unlock,
     pt_waits,
@@ -74,7 +80,7 @@ tr_prepare(&CONSTANTS)
 
 @cython.final
 cdef class PacketTable:
-    """Records by key, least recently used first out.
+    """Records by key, least wanted first out.
 
     Owns the C table. Until `share` it belongs to the thread that holds the GIL; from then on
     other threads may look up through `capsule` without it.
@@ -138,7 +144,7 @@ cdef class PacketTable:
         pt_share(self._table, shared)
 
     def get(self, bytes key not None):
-        """Return the record and mark it as used now."""
+        """Return the record and count it as used."""
         if PyBytes_GET_SIZE(key) != PT_KEY_BYTES:
             return None
         pt_lock(self._table)
@@ -158,7 +164,7 @@ cdef class PacketTable:
             pt_unlock(self._table)
 
     def put(self, bytes key not None, bytes record not None):
-        """Insert or replace a record; it is used now. ValueError for sizes that cannot be."""
+        """Insert a record, or replace and use one. ValueError for sizes that cannot be."""
         _check_key(key)
         _check_record(record)
         pt_lock(self._table)
@@ -167,7 +173,7 @@ cdef class PacketTable:
         )
 
     def expect(self, bytes keys not None):
-        """Hold places for packets on the disk, each as the least recently used of all so far."""
+        """Hold places for packets on the disk, each as the oldest of the kept ones so far."""
         cdef Py_ssize_t at
         if PyBytes_GET_SIZE(keys) % PT_KEY_BYTES != 0:
             raise ValueError(f"a key has {PT_KEY_BYTES} bytes")
@@ -176,7 +182,7 @@ cdef class PacketTable:
             self._changed(pt_expect(self._table, _octets(keys) + at))
 
     def load(self, bytes key not None, bytes record not None):
-        """Put a record from the disk in its place, or last in the order if none was held."""
+        """Put a record from the disk in its place, or as the oldest kept one if none was held."""
         _check_key(key)
         _check_record(record)
         pt_lock(self._table)
@@ -223,6 +229,21 @@ cdef class PacketTable:
         pt_forget_expected(self._table)
         pt_unlock(self._table)
 
+    def resize(self, uint64_t capacity):
+        """Take another capacity; the owner evicts what is too much, and calls `spread`."""
+        pt_lock(self._table)
+        pt_resize(self._table, capacity)
+        pt_unlock(self._table)
+        self.capacity = capacity
+
+    def spread(self):
+        """Bring the order of places nearer to the capacity; False: it is there."""
+        cdef bint more
+        pt_lock(self._table)
+        more = pt_spread(self._table)
+        pt_unlock(self._table)
+        return more
+
     def settle(self):
         """Spread over as few pages of the processor's as there can be; for a thread with time."""
         cdef uint32_t number = 0
@@ -238,26 +259,41 @@ cdef class PacketTable:
             number += 1
 
     def evict(self):
-        """Remove and return the least recently used packet; None when there is none."""
+        """Remove and return the least wanted packet; None when there is none."""
+        cdef uint32_t handle
         cdef const pt_block *block
         cdef bytes key = None
         cdef bytes record = None
         pt_lock(self._table)
         try:
-            block = pt_oldest(self._table)
+            block = pt_choose(self._table, &handle)
             if block is not NULL:
                 key = _key(block)
                 record = _record(block)
-                pt_drop_oldest(self._table)
+                pt_evict(self._table, handle)
         finally:
             pt_unlock(self._table)
         return None if key is None else (key, record)
 
+    def remove(self, bytes key not None):
+        """Remove and return the record of `key`; None if there is none: a place stays."""
+        cdef bytes record
+        if PyBytes_GET_SIZE(key) != PT_KEY_BYTES:
+            return None
+        pt_lock(self._table)
+        try:
+            record = _record(pt_peek(self._table, _octets(key)))
+            if record is not None:
+                pt_drop(self._table, _octets(key))
+        finally:
+            pt_unlock(self._table)
+        return record
+
     def keys(self):
-        """Return all keys that have a record, most recently used first; see `walk` for many."""
+        """Return all keys that have a record, most wanted first; see `walk` for many."""
         cdef list keys = []
         cdef const pt_block *block
-        cdef uint32_t cursor
+        cdef pt_cursor cursor
         pt_lock(self._table)
         try:
             cursor = pt_begin(self._table)
@@ -274,7 +310,7 @@ cdef class PacketTable:
         """Return all records by key; the dictionary is the caller's."""
         cdef dict records = {}
         cdef const pt_block *block
-        cdef uint32_t cursor
+        cdef pt_cursor cursor
         pt_lock(self._table)
         try:
             cursor = pt_begin(self._table)
@@ -346,6 +382,7 @@ def lookup(PacketTable table not None, bytes key not None):
     _check_key(key)
     octets = _octets(key)
     with nogil:
+        pt_fetch(c_table, pt_foresee(c_table, octets))
         found = pt_lookup_copy(c_table, octets, &packet, payload)
     if not found:
         return None

@@ -156,7 +156,9 @@ static int start(Connection *c, int64_t now) {
     if (at_random && c->record->body_length != ANY_BODY) /* the answer takes a while to come */
         for (uint32_t i = 0; i < c->record->body_length; i += 64)
             __builtin_prefetch(c->record->body + i);
-    if (at_random) __builtin_prefetch(c->upcoming->request);
+    if (at_random)
+        for (uint32_t i = 0; i < c->upcoming->request_length; i += 64)
+            __builtin_prefetch(c->upcoming->request + i);
     return good;
 }
 

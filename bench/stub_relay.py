@@ -50,7 +50,9 @@ class StubDht:
         await trio.lowlevel.checkpoint()
         return None
 
-    async def publish(self, packet: SignedPacket) -> int:
+    async def publish(
+        self, packet: SignedPacket, *, on_assured: Callable[[], None] | None = None
+    ) -> int:
         """Take it."""
         await trio.lowlevel.checkpoint()
         return STORED_NODES

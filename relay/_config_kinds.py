@@ -31,6 +31,7 @@ T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 HostAndPort = tuple[str, int]
 
+U16_MAX: Final = 2**16 - 1
 U32_MAX: Final = 2**32 - 1
 I64_MAX: Final = 2**63 - 1
 SECONDS_MAX: Final = 86_400 * 365
@@ -123,11 +124,36 @@ def _network(value: object) -> Network:
 def _host_and_port(value: object) -> HostAndPort:
     text = _text(value)
     host, _, port = text.rpartition(":")
-    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) <= 0xFFFF:
+    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) <= U16_MAX:
         raise ValueError(f"{shown(text)} does not end in a port from 1 to 65535")
     if not _HOST_NAME.fullmatch(host):
         raise ValueError(f"{shown(text)} does not begin with a name or an IPv4 address")
     return host, int(port)
+
+
+def _listen_address(value: object) -> HostAndPort:
+    text = _text(value)
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or int(port) > U16_MAX:
+        raise ValueError(f"{shown(text)} does not end in a port from 0 to {U16_MAX}")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = _address(host[1:-1] if bracketed else host)
+    if bracketed != (":" in host):
+        raise ValueError("an IPv6 address stands in brackets, an IPv4 address does not")
+    return str(address), int(port)
+
+
+def _log_filter(value: object) -> str:
+    text = _text(value)
+    if not text.strip():
+        raise ValueError("empty")
+    return text
+
+
+def _client_addresses(value: object) -> Literal["short", "full", "none"]:
+    if value == "short" or value == "full" or value == "none":
+        return value
+    raise ValueError
 
 
 def _path(value: object) -> Path:
@@ -151,7 +177,7 @@ def _rate(value: object) -> Rate:
     return Rate(count, period_ns / count / 1e9)
 
 
-PORT: Final = integer(0, 0xFFFF)
+PORT: Final = integer(0, U16_MAX)
 U32: Final = integer(0, U32_MAX)
 POSITIVE_U32: Final = integer(1, U32_MAX)
 SIZE: Final = integer(0, I64_MAX)
@@ -169,7 +195,18 @@ BOOTSTRAP: Final = Kind(
     'a list of "host:port", such as ["router.bittorrent.com:6881"]; [] for none',
     _list_of(_host_and_port),
 )
+LISTEN_ADDRESS: Final = Kind(
+    'an IP address and a port, such as "127.0.0.1:9100" or "[::1]:9100"',
+    _listen_address,
+    is_text=True,
+)
 PATH: Final = Kind("the path of a folder, as a string", _path, is_text=True)
+LOG_FILTER: Final = Kind(
+    'a level, or target=level, separated by commas, such as "warn,pkarr_relay=debug"',
+    _log_filter,
+    is_text=True,
+)
+CLIENT_ADDRESSES: Final = Kind('"short", "full" or "none"', _client_addresses, is_text=True)
 RATE: Final = Kind(
     '"<n>r/<unit>" with n from 1 to 4294967295 (1000000000 for s) and unit s, m, h or d,'
     ' such as "2r/s"',

@@ -186,6 +186,12 @@ def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)
+    except IsADirectoryError:
+        raise ConfigError(
+            f"{path} is a folder, not a file: Docker makes a folder where the file that is to be"
+            " mounted is missing; end the container (docker-compose down), remove the folder on"
+            " the host, put the file in its place and start again"
+        ) from None
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise ConfigError(f"failed to read {path}: {reason}") from error

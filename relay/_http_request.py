@@ -22,6 +22,8 @@ from relay.errors import RelayError
 
 HEADER_BYTES_MAX: Final = 16 * 1024
 RECEIVE_BYTES: Final = 4096
+REASON_MAX: Final = 200
+"""Characters; what went wrong may be told in words of the server's."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 Headers = Iterable[tuple[str, str]]
@@ -29,6 +31,10 @@ Headers = Iterable[tuple[str, str]]
 
 class RequestFailedError(RelayError):
     """The network's or the server's: there is no answer, or none that makes sense."""
+
+
+class _UnusableError(Exception):
+    """What came is not worth reading on, or ended too early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ async def request(
         async with await _connect(base, ssl_context) as stream:
             await _send(stream, octets)
             return await _read_answer(stream, connection, body_bytes_max)
-    except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
+    except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError, _UnusableError) as error:
         raise RequestFailedError(f"{base}: {_reason(error)}") from error
 
 
@@ -138,7 +144,7 @@ def _reason(error: BaseException) -> str:
     """Say what happened, even where the exception has no words and only its cause does."""
     while not str(error) and error.__cause__ is not None:
         error = error.__cause__
-    return str(error) or type(error).__name__
+    return (str(error) or type(error).__name__)[:REASON_MAX]
 
 
 async def _connect(base: BaseUrl, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
@@ -175,8 +181,8 @@ async def _read_answer(
         elif isinstance(event, h11.Data):
             body += event.data
             if len(body) > body_bytes_max:
-                raise RequestFailedError(f"an answer of more than {body_bytes_max} bytes")
+                raise _UnusableError(f"an answer of more than {body_bytes_max} bytes")
         elif isinstance(event, h11.EndOfMessage) and head is not None:
             return Answer(head.status_code, tuple(head.headers), bytes(body))
         elif not isinstance(event, h11.InformationalResponse):
-            raise RequestFailedError("the connection was closed before an answer came")
+            raise _UnusableError("the connection was closed before an answer came")

@@ -1,12 +1,12 @@
 """The command ``pkarr-relay``: arguments to calls, errors to exit codes.
 
     pkarr-relay [-c PATH] [-t FILTER] [--log-format text|json] [--testnet]
-    pkarr-relay check-config PATH
+    pkarr-relay COMMAND ..., see `relay.commands`
 
 Exit codes: 0 after SIGINT or SIGTERM and for --help, --version and a good
 configuration; 1 for errors of configuration and start-up; 2 for wrong usage.
 
-Whatever is not needed for --help, --version or check-config is imported late.
+Whatever is not needed for --help, --version or a command is imported late.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay import __version__, logs
-from relay.errors import ConfigError, StartupError, StoreError
+from relay.commands import COMMANDS
+from relay.errors import CommandError, ConfigError, StartupError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -36,10 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        if arguments.command == "check-config":
-            return _check_config(arguments.path)
-        return _run(arguments)
-    except (ConfigError, StartupError, StoreError) as error:
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
+    except (CommandError, ConfigError, StartupError, StoreError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
 
@@ -79,25 +79,11 @@ def _parser() -> argparse.ArgumentParser:
         " wins over --config",
     )
     parser.add_argument("--version", action="version", version=f"pkarr-relay {__version__}")
+    parser.set_defaults(run=_run)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    check = commands.add_parser(
-        "check-config",
-        help="read a configuration file, report what is wrong with it, and end",
-        description="Exit code 0: the relay would start with this file. 1: it would not.",
-        allow_abbrev=False,
-    )
-    check.add_argument("path", type=Path, metavar="PATH", help="configuration file (TOML)")
+    for command in COMMANDS:
+        command.add_parser(commands)
     return parser
-
-
-def _check_config(path: Path) -> int:
-    from relay.config import load_config
-
-    config = load_config(path, os.environ)
-    for warning in config.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
-    print(f"{path}: OK")
-    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -105,7 +91,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
     testnet: bool = arguments.testnet
     config = testnet_config() if testnet else load_config(arguments.config, os.environ)
-    complaints = logs.configure(arguments.tracing_env_filter, os.environ, arguments.log_format)
+    complaints = logs.configure(
+        arguments.tracing_env_filter,
+        os.environ,
+        arguments.log_format,
+        file_filter=config.log.filter,
+        client_addresses=config.log.client_addresses,
+    )
     for complaint in complaints:
         _log.warning("%s", complaint)
     _log.debug("configuration: %r", config)
@@ -113,8 +105,10 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         _require_kernels()
         from relay import server  # late: it brings Trio, and --help must not wait for that
+        from relay.notify import ServiceManager
 
-        return server.run(config, testnet=testnet)
+        manager = ServiceManager.from_environment(os.environ)
+        return server.run(config, testnet=testnet, manager=manager)
     finally:
         gc.enable()
 

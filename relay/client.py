@@ -246,8 +246,10 @@ class Client:
         Args:
             key: a key or any spelling of one.
             policy: CACHE_FIRST answers with what is known while it is fresh, else with the
-                first acceptable answer; CACHE_ONLY asks nobody; NETWORK_ONLY waits for all
-                answers and returns the most recent, whatever is known.
+                first acceptable answer; CACHE_ONLY answers with what is known, fresh or not,
+                else with the most recent packet in the relays' caches, and never asks the
+                DHT; NETWORK_ONLY waits for all answers and returns the most recent, whatever
+                is known.
 
         Returns:
             The packet; None if nobody has one, or none that is fresh and as recent as the
@@ -262,8 +264,11 @@ class Client:
             key = PublicKey.parse(key)
         known = self._recall(key)
         if policy is ResolvePolicy.CACHE_ONLY:
-            return None if known is None else known.packet
-        if policy is ResolvePolicy.NETWORK_ONLY:
+            if known is not None:
+                return known.packet
+            if not self._relays:
+                return None
+        if policy is not ResolvePolicy.CACHE_FIRST:
             return _most_recent(
                 await self._ask_everybody(self._ways(key, policy, None), lambda seen: False)
             )
@@ -283,12 +288,19 @@ class Client:
             raise
         return _most_recent(filter(acceptable, found))
 
+    def known(self, key: PublicKey) -> SeenPacket | None:
+        """Return the most recent packet of a key that this client has come across, if any.
+
+        Also one that came too late for the `resolve` that asked for it.
+        """
+        return self._recall(key)
+
     def _ways(
         self, key: PublicKey, policy: ResolvePolicy, known: SignedPacket | None
     ) -> list[_Ask]:
         """Return what can be asked for a key."""
         ways: list[_Ask] = [partial(relay.resolve, key, policy, known) for relay in self._relays]
-        if self._use_dht:
+        if self._use_dht and policy is not ResolvePolicy.CACHE_ONLY:
             first = policy is ResolvePolicy.CACHE_FIRST
             ways.append(partial(self._ask_dht, self._joined_dht(), key, known, first=first))
         return ways

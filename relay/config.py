@@ -138,6 +138,24 @@ class RateLimiterConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """The ``[log]`` table: what is told, beside the options of the command line."""
+
+    filter: str | None = None
+    """Counts where neither the command line nor ``RUST_LOG`` has a filter; None: the default."""
+    client_addresses: Literal["short", "full", "none"] = "short"
+    """How much of a client's address is told: its /24 or /48, all, or nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """The ``[metrics]`` table: figures for monitoring systems."""
+
+    bind: tuple[str, int] | None = None
+    """IP address and TCP port, 0 for any, of a listener for ``/metrics``; None: there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything the relay was told, and what it thinks of it (`warnings`)."""
 
@@ -146,6 +164,8 @@ class Config:
     cache: CacheConfig = CacheConfig()
     rate_limiter: RateLimiterConfig | None = None
     """None: no limits."""
+    log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
     warnings: tuple[str, ...] = ()
     """Sentences to log once the logger stands: unknown keys and risky settings."""
     source: Path | None = None
@@ -186,7 +206,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     document = read_document(
         path,
         environ,
-        known_tables=frozenset({"http", "mainline", "cache", "rate_limiter"}),
+        known_tables=frozenset({"http", "mainline", "cache", "rate_limiter", "log", "metrics"}),
         built_in={"rate_limiter": _built_in_limits(environ)},
     )
     source = None if path is None else path.absolute()
@@ -198,6 +218,10 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         rate_limiter=_rate_limiter(document.table("rate_limiter"))
         if document.has("rate_limiter")
         else None,
+        log=_log(document.table("log")),
+        metrics=MetricsConfig(
+            bind=document.table("metrics").get("bind", kinds.LISTEN_ADDRESS, None)
+        ),
         source=source,
     )
     _warn_of_forgeable_addresses(config, document)
@@ -286,6 +310,16 @@ def _rate_limiter(table: ConfigTable) -> RateLimiterConfig:
         dht=None if old else _quota(table, "dht_quota", "dht_burst"),
         ipv6_prefix=ipv6_prefix,
         exempt=exempt,
+    )
+
+
+def _log(table: ConfigTable) -> LogConfig:
+    default = LogConfig()
+    return LogConfig(
+        filter=table.get("filter", kinds.LOG_FILTER, default.filter),
+        client_addresses=table.get(
+            "client_addresses", kinds.CLIENT_ADDRESSES, default.client_addresses
+        ),
     )
 
 

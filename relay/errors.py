@@ -23,6 +23,10 @@ class StartupError(RelayError):
     """The operator's: a port, folder or file that cannot be had at start-up."""
 
 
+class CommandError(RelayError):
+    """The caller's: a command line whose work cannot be done. The text says why, in one line."""
+
+
 class PublicKeyError(RelayError):
     """The caller's: text or bytes that name no ed25519 public key."""
 

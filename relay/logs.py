@@ -1,4 +1,4 @@
-"""The relay's log: one line a record on standard error, as text or as JSON.
+"""The relay's log: one line an event on standard error, as text or as JSON.
 
 The text lines look like those of the reference relay, so that whoever reads
 them by script need not learn anew:
@@ -7,7 +7,11 @@ them by script need not learn anew:
 
 The filter has the reference's grammar too: ``level`` or ``target=level``, separated
 by commas. `pkarr_relay` is all of ours; a target that nothing names logs warnings
-and errors. Remote data may end up in messages, so control characters are escaped.
+and errors. How a line is made is in `relay._log_lines`.
+
+At info there are events of the relay's own life and rare troubles, which strangers cannot
+multiply; at debug, too, what becomes of each request. A client is told of by its network,
+unless the operator wants more, or less (`show_client`).
 
 Source: tracing-subscriber's EnvFilter directives; design/protocol.md, section 5.
 """
@@ -16,18 +20,44 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
-from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import TYPE_CHECKING, Final, Literal, TextIO
+
+from relay._log_lines import (
+    TRACE,
+    JsonFormatter,
+    Sparing,
+    TextFormatter,
+    fields,
+    request_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+__all__ = [
+    "FILTER_DEFAULT",
+    "LEVELS",
+    "TRACE",
+    "ClientAddresses",
+    "JsonFormatter",
+    "LogFormat",
+    "TextFormatter",
+    "configure",
+    "fields",
+    "parse_filter",
+    "reconfigure",
+    "request_id",
+    "show_client",
+]
+
 LogFormat = Literal["text", "json"]
+ClientAddresses = Literal["short", "full", "none"]
 
 FILTER_DEFAULT: Final = "pkarr_relay=info"
-TRACE: Final = 5
 OFF: Final = logging.CRITICAL + 10
 """Above every level that is ever logged."""
 LEVELS: Final[Mapping[str, int]] = {
@@ -37,11 +67,6 @@ LEVELS: Final[Mapping[str, int]] = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
     "off": OFF,
-}
-_LEVEL_NAMES: Final[Mapping[int, str]] = {
-    TRACE: "TRACE",
-    logging.WARNING: "WARN",
-    logging.CRITICAL: "ERROR",
 }
 _ROOTS: Final = ("relay", "pkarr_relay")
 """Our loggers are named after their modules, or after the program."""
@@ -53,10 +78,19 @@ _ROOMS_OF_TARGET: Final[Mapping[str, tuple[str, ...]]] = {
     "tower_http": (".http",),
 }
 """Targets of the reference's log, and which of our rooms say such things."""
-_PLAIN_LOGGERS: Final = frozenset({"relay", "relay.cli", "relay.server"})
-"""They speak for the program as a whole: shown as ``pkarr_relay`` alone."""
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TARGET: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
+_IPV4_SHOWN_BITS: Final = 24
+_IPV6_SHOWN_BITS: Final = 48
+
+
+class _State:
+    """What the log was told; there is one log in a process."""
+
+    overruling: str | None = None
+    """The filter of the command line or of ``RUST_LOG``, which the file's is no match for."""
+    named: tuple[str, ...] = ()
+    """Loggers whose level the filter has set."""
+    client_addresses: ClientAddresses = "short"
 
 
 def configure(
@@ -64,15 +98,19 @@ def configure(
     environ: Mapping[str, str],
     log_format: LogFormat,
     *,
+    file_filter: str | None = None,
+    client_addresses: ClientAddresses = "short",
     stream: TextIO | None = None,
 ) -> list[str]:
     """Send the log to `stream`, as much of it as the filter lets through.
 
     Args:
         filter_text: of the command line; None or empty: ``RUST_LOG`` in `environ`,
-            or else `FILTER_DEFAULT`.
+            or else `file_filter`, or else `FILTER_DEFAULT`.
         environ: usually ``os.environ``.
         log_format: ``text`` for people, ``json`` for collectors, one object a line.
+        file_filter: of the configuration file.
+        client_addresses: how much of them is told; see `show_client`.
         stream: None: standard error.
 
     Returns:
@@ -81,16 +119,65 @@ def configure(
     """
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    formatter = JsonFormatter if log_format == "json" else TextFormatter
+    handler.setFormatter(formatter(priorities=stream is None and _is_journal(environ)))
+    handler.addFilter(Sparing())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
-    levels, complaints = parse_filter(filter_text or environ.get("RUST_LOG") or FILTER_DEFAULT)
-    root.setLevel(logging.WARNING)
+    _State.overruling = filter_text or environ.get("RUST_LOG") or None
+    return reconfigure(file_filter, client_addresses)
+
+
+def reconfigure(file_filter: str | None, client_addresses: ClientAddresses) -> list[str]:
+    """Take other settings of the configuration file; the way out stays as it is.
+
+    Args:
+        file_filter: counts if neither command line nor ``RUST_LOG`` had a filter.
+        client_addresses: how much of them is told.
+
+    Returns:
+        As `configure`, and a sentence if the filter does not count.
+    """
+    overruled = []
+    if file_filter and _State.overruling is not None:
+        overruled.append("log.filter does not count: the option -t or RUST_LOG is set")
+    levels, complaints = parse_filter(_State.overruling or file_filter or FILTER_DEFAULT)
+    for name in _State.named:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
-    return complaints
+    _State.named = tuple(name for name in levels if name)
+    _State.client_addresses = client_addresses
+    return overruled + complaints
+
+
+def show_client(address: IPv4Address | IPv6Address | None) -> str | None:
+    """Return what the log may say of a client's address; None: nothing.
+
+    By default the network it is in, /24 or /48: enough to tell customers of one provider from
+    those of another, and no person from their neighbours.
+
+    >>> show_client(IPv4Address("192.0.2.77"))
+    '192.0.2.0/24'
+    """
+    if address is None or _State.client_addresses == "none":
+        return None
+    if _State.client_addresses == "full":
+        return str(address)
+    bits = _IPV4_SHOWN_BITS if address.version == 4 else _IPV6_SHOWN_BITS
+    return str(ip_network(f"{address}/{bits}", strict=False))
+
+
+def _is_journal(environ: Mapping[str, str]) -> bool:
+    """Tell whether standard error is the stream that systemd gave us to its journal."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):  # closed, or no file
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def parse_filter(text: str) -> tuple[dict[str, int], list[str]]:
@@ -126,51 +213,3 @@ def _logger_names(target: str) -> list[str]:
     rooms = _ROOMS_OF_TARGET.get(first)
     names = [first] if rooms is None else [root + room for root in _ROOTS for room in rooms]
     return [".".join([name, *rest]) for name in names]
-
-
-class TextFormatter(logging.Formatter):
-    """Time, level, target and message on one line; a traceback follows on lines of its own."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line for `record`, without its end."""
-        message = _CONTROL.sub(_escaped, record.getMessage())
-        line = f"{_timestamp(record)} {_level(record):>5} {_target(record)}: {message}"
-        if record.exc_info:
-            line = f"{line}\n{self.formatException(record.exc_info)}"
-        return line
-
-
-class JsonFormatter(logging.Formatter):
-    """One object a line: timestamp, level, target, message and, with a traceback, exception."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the object for `record`, in ASCII and without line breaks."""
-        fields = {
-            "timestamp": _timestamp(record),
-            "level": _level(record),
-            "target": _target(record),
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
-
-
-def _timestamp(record: logging.LogRecord) -> str:
-    moment = datetime.fromtimestamp(record.created, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _level(record: logging.LogRecord) -> str:
-    return _LEVEL_NAMES.get(record.levelno, record.levelname)
-
-
-def _target(record: logging.LogRecord) -> str:
-    if record.name in _PLAIN_LOGGERS:
-        return "pkarr_relay"
-    room, *rest = record.name.split(".")
-    return "::".join(["pkarr_relay" if room == "relay" else room, *rest])
-
-
-def _escaped(control: re.Match[str]) -> str:
-    return control[0].encode("unicode_escape").decode()

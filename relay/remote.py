@@ -36,6 +36,7 @@ PUBLISH_PATIENCE: Final = 3.0
 _US_PER_S: Final = 1_000_000
 _PAST_CACHES: Final = ("cache-control", "no-cache, no-store, must-revalidate")
 _SUCCESS: Final = range(200, 300)
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
 
 
 class RemoteRelay:
@@ -119,7 +120,7 @@ class RemoteRelay:
             if seq is not None:
                 raise InvalidItemError(seq)
             return None
-        raise LookupFailedError(f"{self.base} answered with status {answer.status}")
+        raise LookupFailedError(self._told(answer.status))
 
     def _last_seen_us(self, answer: Answer) -> int:
         """When the relay saw the packet; now, if it does not say or cannot be believed."""
@@ -151,12 +152,16 @@ class RemoteRelay:
         if answer.status in (409, 428):
             raise NotMostRecentError
         if answer.status not in _SUCCESS:
-            raise PublishFailedError(f"{self.base} answered with status {answer.status}")
+            raise PublishFailedError(self._told(answer.status))
         count = answer.header(b"pkarr-dht-stored-nodes")
         stored = 1 if count is None else _decimal(count)
         if stored is None:
             raise PublishFailedError(f"{self.base} sent no number of nodes")
         return stored
+
+    def _told(self, status: int) -> str:
+        where = "; redirects are not followed" if status in _REDIRECTS else ""
+        return f"{self.base} answered with status {status}{where}"
 
     async def _request(
         self,

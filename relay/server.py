@@ -9,6 +9,7 @@ Source: design/architecture.md, section 3; design/style.md, section 4.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import resource
@@ -16,7 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -27,11 +28,16 @@ import trio
 from relay import __version__, _kernels
 from relay.clock import wall_clock_us
 from relay.http.listener import open_listeners, shown_address
+from relay.notify import ServiceManager
+from relay.reload import Reloader
+from relay.supervision import Supervisor, Terminal
 
 if TYPE_CHECKING:
-    from relay.config import Config, RateLimiterConfig
+    from relay.config import Config, Quota
+    from relay.dht.budget import QueryLimit
     from relay.http.app import App
     from relay.http.clients import ClientRules
+    from relay.http.serve import HttpServer
     from relay.net.udp import DhtDriver
     from relay.service import RelayService
     from relay.store.worker import PacketStore
@@ -47,22 +53,24 @@ SHUTDOWN_S: Final = 4.5
 """After a signal everything has ended by then, whatever hangs."""
 
 
-def run(config: Config, *, testnet: bool = False) -> int:
-    """Serve until SIGINT or SIGTERM; return the exit code.
+def run(config: Config, *, testnet: bool = False, manager: ServiceManager | None = None) -> int:
+    """Serve until SIGINT or SIGTERM, reload at SIGHUP; return the exit code.
 
     Args:
         config: as checked by `relay.config`.
         testnet: begin with ten DHT nodes of our own on loopback.
+        manager: hears how the relay is; None: nobody does.
 
     Raises:
         StartupError: a port cannot be had.
         StoreError: another relay uses the cache folder.
     """
     listeners = open_listeners(config.http.bind, config.http.port)
+    faulthandler.enable()  # says what hung, when a watchdog ends us with SIGABRT
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _allow_descriptors(config.http.max_connections + SPARE_DESCRIPTORS)
     try:
-        trio.run(partial(_serve_until_signal, config, listeners, testnet=testnet))
+        trio.run(partial(_serve_until_signal, config, listeners, manager, testnet=testnet))
     except BaseExceptionGroup as group:
         raise _first_cause(group) from None
     return 0
@@ -87,27 +95,39 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 async def _serve_until_signal(
-    config: Config, listeners: Sequence[socket.socket], *, testnet: bool
+    config: Config,
+    listeners: Sequence[socket.socket],
+    manager: ServiceManager | None,
+    *,
+    testnet: bool,
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    manager = manager or ServiceManager()
+    wish_to_reload, wishes = trio.open_memory_channel[None](1)
+    terminal = Terminal()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             stop = trio.Event()
 
-            async def wait_for_signal() -> None:
+            async def wait_for_signals() -> None:
                 async for number in signals:
+                    if number == signal.SIGHUP and not terminal.is_gone():
+                        with suppress(trio.WouldBlock):  # one that waits will do
+                            wish_to_reload.send_nowait(None)
+                        continue
                     _log.info("%s: shutting down", signal.Signals(number).name)
                     break
                 stop.set()
+                await manager.tell(STOPPING=1, STATUS="Shutting down")
                 await trio.sleep(SHUTDOWN_S)
                 _log.error("shutdown takes too long; leaving without it")
                 nursery.cancel_scope.cancel()
 
-            nursery.start_soon(wait_for_signal)
+            nursery.start_soon(wait_for_signals)
             try:
                 async with AsyncExitStack() as rooms:
                     if testnet:
                         config = await _join_testnet(rooms, config)
-                    await serve(config, listeners, stop=stop)
+                    await serve(config, listeners, stop=stop, reloads=wishes, manager=manager)
             finally:
                 for listener in listeners:
                     listener.close()
@@ -123,19 +143,33 @@ async def _join_testnet(rooms: AsyncExitStack, config: Config) -> Config:
     return replace(config, mainline=replace(config.mainline, bootstrap=network.bootstrap))
 
 
-async def serve(config: Config, listeners: Sequence[socket.socket], *, stop: trio.Event) -> None:
+async def serve(
+    config: Config,
+    listeners: Sequence[socket.socket],
+    *,
+    stop: trio.Event,
+    reloads: trio.MemoryReceiveChannel[None] | None = None,
+    manager: ServiceManager | None = None,
+) -> None:
     """Run a whole relay until `stop` is set, then end it in good order.
+
+    Args:
+        config: as checked by `relay.config`.
+        listeners: bound sockets, which it takes over.
+        stop: ends it.
+        reloads: each item is a wish to read the configuration file again; None: there are none.
+        manager: hears how the relay is; None: nobody does.
 
     Raises:
         StartupError: the DHT port cannot be had.
         StoreError: another relay uses the cache folder.
     """
-    async with running(config) as relay:
+    async with running(config) as relay, trio.open_nursery() as watching:
         from relay.http.front import front_lane
         from relay.http.serve import serve_http
 
         async with trio.open_nursery() as nursery:
-            await nursery.start(
+            http: HttpServer = await nursery.start(
                 partial(
                     serve_http,
                     relay.app,
@@ -151,8 +185,54 @@ async def serve(config: Config, listeners: Sequence[socket.socket], *, stop: tri
                 address = shown_address(*listener.getsockname()[:2])
                 _log.info("Running as a relay on TCP socket %s", address)
             nursery.start_soon(_complete)
+            manager = manager or ServiceManager()
+            supervisor = Supervisor(manager, relay.service, http, partial(_status, relay))
+            await supervisor.ready()
+            watching.start_soon(supervisor.run)
+            reloader = Reloader(config, partial(_retune, relay, http))
+            watching.start_soon(_reload_on_wish, reloads, reloader, manager, supervisor)
             await stop.wait()
             relay.service.serving = False
+        watching.cancel_scope.cancel()
+
+
+async def _reload_on_wish(
+    wishes: trio.MemoryReceiveChannel[None] | None,
+    reloader: Reloader,
+    manager: ServiceManager,
+    supervisor: Supervisor,
+) -> None:
+    if wishes is None:
+        return
+    async for _ in wishes:
+        await manager.tell_reloading()
+        await reloader.reload()
+        await supervisor.ready()
+
+
+def _retune(relay: Relay, http: HttpServer, before: Config, config: Config) -> None:
+    """Have a relay that runs with `before` run with `config`, in what `relay.reload.LIVE` names."""
+    cache, service = config.cache, relay.service
+    service.ttl_min_s, service.ttl_max_s = cache.ttl_min_s, cache.ttl_max_s
+    service.serve_stale_s = cache.serve_stale_s
+    limits = relay.app.limits
+    limits.retune(config.rate_limiter, trusted_proxies=config.http.trusted_proxies)
+    http.retune(limits.rules)
+    if cache.capacity_packets != before.cache.capacity_packets:
+        relay.store.resize(cache.capacity_packets)
+    if _dht_quota(config) != _dht_quota(before):
+        relay.driver.node.limit_queries(_query_limit(config))
+
+
+def _status(relay: Relay) -> str:
+    """Return one sentence on how the relay is, for the service manager."""
+    health, stats = relay.service.health(), relay.store.stats()
+    troubles = "; ".join(f"{part}: {why}" for part, why in health.parts.items() if why)
+    return (
+        f"{health.status}{f' ({troubles})' if troubles else ''}: {stats.packets:,} packets,"
+        f" {relay.driver.node.table_size} DHT nodes,"
+        f" {relay.app.counters.connections_open} connections"
+    )
 
 
 async def _complete() -> None:
@@ -202,6 +282,7 @@ async def running(config: Config) -> AsyncIterator[Relay]:
         rooms.push_async_callback(store.close)
         driver = _open_driver(config, store)
         await rooms.enter_async_context(_background(store.run))
+        await rooms.enter_async_context(_background(partial(_control, store)))
         await rooms.enter_async_context(_background(driver.run))
         _log.info("Running as a DHT node on %s:%d", *driver.local_address)
 
@@ -233,8 +314,41 @@ async def running(config: Config) -> AsyncIterator[Relay]:
         await rooms.enter_async_context(_background(service.run))
         limits = HttpLimits(config.rate_limiter, trusted_proxies=config.http.trusted_proxies)
         app = create_app(service, wall_clock_us=wall_clock_us, limits=limits)
+        await _serve_metrics(rooms, config, app, service, store, driver)
         yield Relay(app=app, rules=limits.rules, service=service, store=store, driver=driver)
         service.serving = False
+
+
+async def _serve_metrics(
+    rooms: AsyncExitStack,
+    config: Config,
+    app: App,
+    service: RelayService,
+    store: PacketStore,
+    driver: DhtDriver,
+) -> None:
+    """Let figures be read for as long as `rooms` is open, if that is wanted."""
+    if config.metrics.bind is None:
+        return
+    from relay.metrics.listener import serve_metrics
+    from relay.metrics.sources import Sources
+
+    host, port = config.metrics.bind
+    (listener,) = open_listeners([host], port)
+    sources = Sources(app=app, service=service, store=store, driver=driver)
+    await rooms.enter_async_context(_background(partial(serve_metrics, listener, sources)))
+
+
+async def _control(
+    store: PacketStore, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Let an operator's commands in, where there is a cache folder for their socket."""
+    task_status.started()
+    if store.upkeep is not None:
+        await trio.to_thread.run_sync(import_module, "relay.control.server")
+        from relay.control.server import serve_control
+
+        await serve_control(store.upkeep, wall_clock_us)
 
 
 @asynccontextmanager
@@ -259,17 +373,20 @@ def _open_driver(config: Config, store: PacketStore) -> DhtDriver:
         request_timeout_s=mainline.request_timeout_s,
         nodes=store.load_nodes(),
         save_nodes=store.save_nodes,
-        query_filter=_query_filter(config.rate_limiter),
+        query_filter=_query_limit(config),
     )
 
 
-def _query_filter(config: RateLimiterConfig | None) -> Callable[[str, float], bool] | None:
+def _dht_quota(config: Config) -> Quota | None:
+    return None if config.rate_limiter is None else config.rate_limiter.dht
+
+
+def _query_limit(config: Config) -> QueryLimit | None:
     """Return the configured limit on DHT queries by source; local networks are free of it."""
     from relay.dht.budget import QueryLimit
 
-    if config is None or config.dht is None:
-        return None
-    return QueryLimit(config.dht.interval_s, config.dht.burst)
+    quota = _dht_quota(config)
+    return None if quota is None else QueryLimit(quota.interval_s, quota.burst)
 
 
 def _dht_facts(driver: DhtDriver) -> dict[str, object]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 import trio
@@ -66,16 +67,22 @@ class Dht(Protocol):
     ) -> SignedPacket | None:
         """Look a key up; see `relay.net.packets.PkarrDht.resolve`."""
 
-    async def publish(self, packet: SignedPacket) -> int:
+    async def publish(
+        self, packet: SignedPacket, *, on_assured: Callable[[], None] | None = None
+    ) -> int:
         """Store a packet; see `relay.net.packets.PkarrDht.publish`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """An answer: the packet, and whether it is served past its time because the DHT is silent."""
+    """An answer: the packet, and whether it is served past its time because the DHT is silent.
+
+    `cached`: it was in the cache before.
+    """
 
     seen: SeenPacket
     stale: bool = False
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,8 @@ class _Flight:
 
     packet: SignedPacket
     done: trio.Event = field(default_factory=trio.Event)
+    seen: SeenPacket | None = None
+    """What the cache was told early, so that it need not be told anew."""
     stored: int | None = None
     error: Exception | None = None
 
@@ -196,11 +205,11 @@ class RelayService:
         cached = await self._cache.get(key)
         if policy is ResolvePolicy.CACHE_ONLY:
             self._count_lookup(hit=cached is not None)
-            return None if cached is None else Resolved(cached)
+            return None if cached is None else Resolved(cached, cached=True)
         fresh = cached is not None and not self._is_expired(cached)
         self._count_lookup(hit=fresh)
         if cached is not None and fresh:
-            return Resolved(cached)
+            return Resolved(cached, cached=True)
         spend()
         return await self._ask_dht(key, cached)
 
@@ -250,8 +259,8 @@ class RelayService:
         """Publish; whatever goes wrong is the flight's."""
         packet = flight.packet
         try:
-            stored = await self._dht.publish(packet)
-            await self._cache.put_if_newer(self._seen_now(packet))
+            stored = await self._dht.publish(packet, on_assured=partial(self._store_soon, flight))
+            await self._cache.put_if_newer(flight.seen or self._seen_now(packet))
             self.counters["published"] += 1
             flight.stored = stored
         except Exception as error:
@@ -259,6 +268,11 @@ class RelayService:
         finally:  # also when it is cancelled: whoever waits goes on by itself
             del self._flights[packet.public_key]
             flight.done.set()
+
+    def _store_soon(self, flight: _Flight) -> None:
+        """Let the cache begin to write while the slower half of the nodes is waited for."""
+        flight.seen = self._seen_now(flight.packet)
+        self._cache.put_soon(flight.seen)
 
     async def _refuse_older(self, packet: SignedPacket) -> None:
         cached = await self._cache.get(packet.public_key)
@@ -287,7 +301,7 @@ class RelayService:
             if cached is None or not self._may_serve_stale(cached):
                 raise
             self.counters["served_stale"] += 1
-            return Resolved(cached, stale=True)
+            return Resolved(cached, stale=True, cached=True)
         except InvalidItemError as error:
             if cached is not None and cached.packet.timestamp_us >= error.seq:
                 return None

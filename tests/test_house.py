@@ -116,7 +116,17 @@ def test_every_option_is_in_the_readme() -> None:
     parser = cli._parser()
     options = {name for action in parser._actions for name in action.option_strings}
     assert {name for name in options if f"`{name}" not in README} == set()
-    assert "`pkarr-relay check-config PATH`" in README
+    commands = next(action.choices for action in parser._actions if action.dest == "command")
+    assert commands is not None
+    assert {name for name in commands if f"`pkarr-relay {name}" not in README} == set()
+    options = {
+        f"{command} {name}"
+        for command, subparser in commands.items()
+        for action in subparser._actions
+        for name in action.option_strings
+        if re.search(rf"[`\[]{name}\b", README) is None
+    }
+    assert options == set()
     assert logs.FILTER_DEFAULT in README
 
 
@@ -127,6 +137,19 @@ def test_every_variable_is_in_the_readme() -> None:
     variables = {found for path in sources for found in name.findall(path.read_text())}
     assert {"PKARR_RELAY__", "PKARR_RELAY_CONFIG", "RUST_LOG", "RELAY_PURE_PYTHON"} <= variables
     assert {variable for variable in variables if f"`{variable}" not in README} == set()
+
+
+def test_the_code_that_is_shown_for_iroh_is_compiled() -> None:
+    """Each part of it stands word for word in the programs that tools/build-peers builds."""
+    page = (ROOT / "docs" / "iroh.md").read_text()
+    blocks = re.findall(r"```rust\n(.*?)```", page, re.DOTALL)
+    programs = ("iroh-sync", "iroh-sync-0-91")
+    assert len(blocks) == len(programs)
+    for block, name in zip(blocks, programs, strict=True):
+        source = (ROOT / "tests" / "peers" / name / "src" / "main.rs").read_text()
+        imports, _, function = block.partition("\n\n")
+        for part in (*imports.splitlines(), function):
+            assert part in source, part
 
 
 def test_ci_runs_the_readmes_own_line() -> None:
@@ -154,6 +177,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["version"] == __version__
     assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f'image.version="{__version__}"' in (ROOT / "Dockerfile").read_text()
 
 
 def test_every_package_is_installed() -> None:

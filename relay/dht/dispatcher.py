@@ -27,6 +27,7 @@ from weakref import ref
 from relay.dht.counters import NodeCounters
 from relay.dht.node_id import Address
 from relay.dht.operations import Contact, Operation, State
+from relay.dht.traffic import TIMEOUT, Traffic
 from relay.dht.transactions import Transaction, TransactionTable
 
 WINDOW: Final = 256
@@ -88,6 +89,7 @@ class Dispatcher:
         pacer: limits per address.
         request_timeout_s: hard time limit of a query, seconds.
         counters: counted into.
+        traffic: likewise.
         on_settled: called once for each operation that ends.
         on_silent: called when a contact let the hard limit pass, with the number of
             times in a row; only while others do answer.
@@ -100,11 +102,13 @@ class Dispatcher:
         pacer: PacerLike,
         request_timeout_s: float,
         counters: NodeCounters,
+        traffic: Traffic,
         on_settled: Callable[[Operation, float], None],
         on_silent: Callable[[Contact, int], None],
     ) -> None:
         self._pacer = pacer
         self._counters = counters
+        self._traffic = traffic
         self._on_settled = on_settled
         self._on_silent = on_silent
         self._transactions = TransactionTable(rng, request_timeout_s)
@@ -167,6 +171,11 @@ class Dispatcher:
         heappush(self._timers, (at, self._timers_set, 0, None, action))
 
     # What comes out.
+
+    @property
+    def in_flight(self) -> int:
+        """Queries whose outcome is not known yet."""
+        return len(self._transactions)
 
     def take_datagrams(self) -> list[tuple[bytes, Address]]:
         """Return what is to be sent now, in order, and forget it."""
@@ -311,6 +320,7 @@ class Dispatcher:
         if stage == _HARD:
             self._transactions.drop(transaction)
             self._counters.timeouts += 1
+            self._traffic.note_end(transaction.template.method, TIMEOUT)
             operation.on_dead(contact)
             if self._last_answer_at > transaction.sent_at:  # otherwise we may be the silent one
                 self._on_silent(contact, self._silences.note(contact.address, now))

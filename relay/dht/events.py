@@ -101,6 +101,13 @@ class GetFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class PutAssured:
+    """The put can no longer fail: half of its nodes have acknowledged, the others may be slow."""
+
+    handle: PutHandle
+
+
+@dataclass(frozen=True, slots=True)
 class PutFinished:
     """The last event of a `PutHandle`."""
 
@@ -123,6 +130,7 @@ Event: TypeAlias = (
     | ValueReceived
     | PeersReceived
     | GetFinished
+    | PutAssured
     | PutFinished
     | Bootstrapped
     | TablePoor

@@ -237,9 +237,10 @@ class QueryTemplate:
     True
     """
 
-    __slots__ = ("_head",)
+    __slots__ = ("_head", "method")
 
     def __init__(self, method: bytes, arguments: Mapping[bytes, Value], read_only: bool) -> None:
+        self.method = method
         self._head = b"d1:a%b%b" % (
             _kernels.encode(dict(arguments)),
             _behind_arguments(method, read_only),
@@ -260,9 +261,10 @@ class WriteTemplate:
     True
     """
 
-    __slots__ = ("_after", "_before")
+    __slots__ = ("_after", "_before", "_method")
 
     def __init__(self, method: bytes, arguments: Mapping[bytes, Value], read_only: bool) -> None:
+        self._method = method
         before = {key: value for key, value in arguments.items() if key < _TOKEN}
         after = {key: value for key, value in arguments.items() if key > _TOKEN}
         self._before = b"d1:a%b5:token" % _kernels.encode(before)[:-1]
@@ -271,6 +273,7 @@ class WriteTemplate:
     def with_token(self, token: bytes) -> QueryTemplate:
         """Return the query to the node that gave `token`."""
         query = QueryTemplate.__new__(QueryTemplate)
+        query.method = self._method
         query._head = b"%b%d:%b%b" % (self._before, len(token), token, self._after)
         return query
 

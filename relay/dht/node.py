@@ -18,6 +18,7 @@ from the same tables, and what it answers is not shown to us.
 Source: BEP 5, 42, 43, 44; design/protocol.md, section 7; issue 3, section 4.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Final, Literal, TypeAlias
@@ -51,6 +52,7 @@ from relay.dht.requests import Requests
 from relay.dht.responder import Responder
 from relay.dht.routing_table import RoutingTable
 from relay.dht.tokens import TokenIssuer
+from relay.dht.traffic import ANSWERED, ERROR, IGNORED, OVER_BUDGET, RATE_LIMITED, Traffic
 
 SILENCES_MAX: Final = 2
 """Time-outs in a row after which a node leaves the routing table, if others do answer."""
@@ -106,6 +108,8 @@ class DhtNode:
         self._adaptive = server_mode == "auto"
         self._query_filter = query_filter
         self.counters = NodeCounters()
+        self.traffic: Final = Traffic()
+        """The same by kind, but for what the native responder does; see `queries_in`."""
         self._events: list[Event] = []
         self._bootstrapped = False
         self._greeted: set[Address] = set()
@@ -116,7 +120,7 @@ class DhtNode:
         self._history = LookupHistory()
         self._budgets = SourceBudgets(secret)
         tokens, items, peers = TokenIssuer(secret), ItemStore(), PeerStore()
-        self._proofs = Proofs(rng)
+        self._proofs = Proofs(rng, self.traffic)
         self._responder = Responder(
             self._table,
             tokens,
@@ -133,6 +137,7 @@ class DhtNode:
             pacer=Pacer(secret),
             request_timeout_s=request_timeout_s,
             counters=self.counters,
+            traffic=self.traffic,
             on_settled=self._on_settled,
             on_silent=self._on_silent,
         )
@@ -142,6 +147,7 @@ class DhtNode:
             identity=self._identity,
             proofs=self._proofs,
             counters=self.counters,
+            traffic=self.traffic,
             emit=self._events.append,
             seed=self._seed,
             on_lookup=self._on_lookup,
@@ -157,6 +163,12 @@ class DhtNode:
             on_refresh=self._adapt,
         )
         self._maintenance.start(now)
+
+    def limit_queries(self, limit: QueryLimit | None) -> None:
+        """Take another extra limit on served queries; those that count begin anew."""
+        self._query_filter = limit
+        if self.native_responder is not None:
+            self.native_responder.set_limit(None if limit is None else limit.cells)
 
     # The verbs.
 
@@ -331,6 +343,18 @@ class DhtNode:
     def window(self, queries: int) -> None:
         self._dispatcher.window = max(queries, 1)
 
+    @property
+    def in_flight(self) -> int:
+        """Queries of ours whose outcome is not known yet."""
+        return self._dispatcher.in_flight
+
+    def queries_in(self) -> Counter[tuple[str, str]]:
+        """Return how many queries of others there were, by method and outcome."""
+        counted = self.traffic.queries_in.copy()
+        if self.native_responder is not None:
+            counted.update(self.native_responder.outcomes())
+        return counted
+
     def nodes(self) -> list[NodeInfo]:
         """Return the routing table, to be saved for the next start."""
         return self._table.nodes()
@@ -360,24 +384,31 @@ class DhtNode:
 
     def _on_query(self, query: Query, source: Address, payload_bytes: int, now: float) -> None:
         self.counters.queries_in += 1
+        outcome = self._serve(query, source, payload_bytes, now)
+        self.traffic.note_query(query.method, outcome)
+
+    def _serve(self, query: Query, source: Address, payload_bytes: int, now: float) -> str:
+        """Answer a query, or not; returns which of `OUTCOMES_IN` it was."""
         if self._public.confirm(query, source):
             self._check_id(source[0], now)
-            return
+            return IGNORED
         if not self._identity.server_mode:
-            return
+            return IGNORED
         if not self._budgets.admit(source, payload_bytes, now):
             self.counters.dropped_budget += 1
-            return
+            return OVER_BUDGET
         if self._query_filter is not None and not self._query_filter(source[0], now):
             self.counters.dropped_filter += 1
-            return
-        reply = krpc.encode(self._responder.answer(query, source, now))
+            return RATE_LIMITED
+        answer = self._responder.answer(query, source, now)
+        reply = krpc.encode(answer)
         if not self._budgets.charge_reply(source, len(reply), now):
             self.counters.dropped_budget += 1
-            return
+            return OVER_BUDGET
         self.counters.replies_out += 1
         self._dispatcher.reply(reply, source)
         self._greet(query, source, now)
+        return ERROR if isinstance(answer, ErrorReply) else ANSWERED
 
     def _make_native(
         self, tokens: TokenIssuer, items: ItemStore, peers: PeerStore
@@ -433,10 +464,12 @@ class DhtNode:
         operation, contact = transaction.operation, transaction.contact
         if isinstance(answer, ErrorReply):
             self.counters.errors_in += 1
+            self.traffic.note_end(transaction.template.method, ERROR)
             if not operation.done:
                 operation.on_refusal(contact, answer)
         else:
             self.counters.responses_in += 1
+            self.traffic.note_end(transaction.template.method, ANSWERED)
             self._on_response(operation, contact, answer, source, now)
         self._dispatcher.advance(operation, now)
 

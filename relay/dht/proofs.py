@@ -15,6 +15,7 @@ from typing import Final
 
 from relay import _kernels
 from relay.dht.items import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, MutableItem
+from relay.dht.traffic import Traffic
 
 VERDICTS_MAX: Final = 1024
 
@@ -24,10 +25,12 @@ class Proofs:
 
     Args:
         rng: for the coefficients of a batch, which whoever signs must not know.
+        traffic: where batches are counted.
     """
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, traffic: Traffic) -> None:
         self._rng = rng
+        self._batches = traffic.batches
         self._verdicts: dict[MutableItem, bool] = {}
 
     def holds(self, item: MutableItem) -> bool:
@@ -35,6 +38,7 @@ class Proofs:
         verdict = self._verdicts.get(item)
         if verdict is None:
             verdict = item.verify()
+            self._batches.observe(1)
             self._remember(item, holds=verdict)
         return verdict
 
@@ -49,6 +53,7 @@ class Proofs:
         ]
         if len(unknown) < 2:
             return
+        self._batches.observe(len(unknown))
         verdicts = _kernels.verify_batch(
             [(item.public_key, item.signature, item.signable) for item in unknown],
             self._rng.randbytes,

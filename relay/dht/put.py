@@ -19,7 +19,7 @@ Source: BEP 44, BEP 5 (`announce_peer`); design/protocol.md, section 7.6.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,6 +66,7 @@ class StoreRound(Operation):
     """
 
     __slots__ = (
+        "_acknowledged",
         "_contacts",
         "_errors",
         "_next",
@@ -94,6 +95,7 @@ class StoreRound(Operation):
             Contact(node.address, node.id, token=node.token) for node in nodes[:STORE_NODES_MAX]
         ]
         self._next = 0
+        self._acknowledged = 0
         self._errors: Counter[int] = Counter()
 
     def next_contact(self) -> Contact | None:
@@ -120,7 +122,14 @@ class StoreRound(Operation):
     def on_response(self, contact: Contact, node_id: bytes, answer: Answer) -> None:
         """See `Operation`."""
         super().on_response(contact, node_id, answer)
-        self.put.stored_at.add(contact.address)
+        put = self.put
+        put.stored_at.add(contact.address)
+        self._acknowledged += 1
+        half = 2 * self._acknowledged >= len(self._contacts)
+        if half and self.waiting and not put.assured:
+            # Too few are left to report a failure that overrules success, or lapsed tokens.
+            put.assured = True
+            put.on_assured(put)
 
     def on_refusal(self, contact: Contact, error: Refusal | None) -> None:
         """See `Operation`."""
@@ -161,10 +170,29 @@ class StoreRound(Operation):
 class Put:
     """One value on its way to its store set, in one round or two; see the module."""
 
-    __slots__ = ("collector", "contacted", "handles", "key", "refreshed", "stored_at", "write")
+    __slots__ = (
+        "assured",
+        "collector",
+        "contacted",
+        "handles",
+        "key",
+        "on_assured",
+        "refreshed",
+        "stored_at",
+        "write",
+    )
 
-    def __init__(self, write: Write, key: tuple[str, bytes], collector: Collector | None) -> None:
+    def __init__(
+        self,
+        write: Write,
+        key: tuple[str, bytes],
+        collector: Collector | None,
+        on_assured: "Callable[[Put], None]",
+    ) -> None:
         self.write = write
+        self.on_assured = on_assured
+        """Told, at most once, when it can no longer fail and still waits for somebody."""
+        self.assured = False
         self.key = key
         """Under which look-ups for the target are shared (see `requests`)."""
         self.collector = collector

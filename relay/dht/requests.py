@@ -3,7 +3,9 @@
 A caller holds a handle; a `_Search` is a look-up with everybody who waits for it: handles,
 puts that need its nodes, and the node's own upkeep. Concurrent gets of one target share a
 search if the running one asks for at least as much; who joins late is told what was found
-before. The store sets of recent look-ups save a put its own.
+before. One that has heard nothing so far is not joined for long: it may have lost all that it
+sent to an outage that is over, and whoever comes after that is not to share its fate. The store
+sets of recent look-ups save a put its own.
 
 Bounded: `SEARCHES_MAX` look-ups and `PUTS_MAX` puts at a time; beyond that new ones are
 refused at once, which is better than making all of them late.
@@ -26,6 +28,7 @@ from relay.dht.events import (
     Handle,
     ItemReceived,
     PeersReceived,
+    PutAssured,
     PutFailure,
     PutFinished,
     PutHandle,
@@ -39,9 +42,13 @@ from relay.dht.lookup import Lookup
 from relay.dht.node_id import NodeInfo
 from relay.dht.proofs import Proofs
 from relay.dht.put import Put, StoreRound, Write
+from relay.dht.traffic import Traffic
 
 SEARCHES_MAX: Final = 1024
 PUTS_MAX: Final = 1024
+STALLED_S: Final = 0.5
+"""From then on a look-up without any answer is not joined. Each client's quota bounds how many
+there may be of one key."""
 
 _Key: TypeAlias = tuple[str, bytes]
 """What a search is for: a kind of value, and the target."""
@@ -60,9 +67,12 @@ Done: TypeAlias = Callable[[Lookup, float], None]
 class _Search:
     """A look-up and all who wait for it; `seq` is what nodes were told to leave out."""
 
-    __slots__ = ("done", "handles", "key", "lookup", "puts", "seq")
+    __slots__ = ("done", "handles", "key", "lookup", "puts", "seq", "since")
 
-    def __init__(self, key: _Key, lookup: Lookup, seq: int | None, done: Done | None) -> None:
+    def __init__(
+        self, key: _Key, lookup: Lookup, seq: int | None, done: Done | None, since: float
+    ) -> None:
+        self.since = since
         self.key = key
         self.lookup = lookup
         self.seq = seq
@@ -75,6 +85,11 @@ class _Search:
         """Whether the search finds everything that one with `seq` would."""
         return self.seq is None or (seq is not None and self.seq <= seq)
 
+    def stalled(self, now: float) -> bool:
+        """Whether it has asked and heard nothing for so long that a new one may do better."""
+        lookup = self.lookup
+        return lookup.sent > 0 and lookup.responded == 0 and now - self.since >= STALLED_S
+
 
 class Requests:
     """Starts, shares and ends look-ups and puts.
@@ -85,6 +100,7 @@ class Requests:
         identity: who we are.
         proofs: verifies the items that are found.
         counters: counted into.
+        traffic: likewise.
         emit: takes the events for the driver.
         seed: gives a new look-up its first contacts.
         on_lookup: told of every finished look-up, with its responders.
@@ -98,6 +114,7 @@ class Requests:
         identity: Identity,
         proofs: Proofs,
         counters: NodeCounters,
+        traffic: Traffic,
         emit: Callable[[Event], None],
         seed: Callable[[Lookup, float], None],
         on_lookup: Callable[[Lookup, float], None],
@@ -107,6 +124,7 @@ class Requests:
         self._identity = identity
         self._proofs = proofs
         self._counters = counters
+        self._traffic = traffic
         self._emit = emit
         self._seed = seed
         self._on_lookup = on_lookup
@@ -149,7 +167,7 @@ class Requests:
             prepare: gives the look-up its first contacts, in place of `seed`.
             done: called when the look-up has ended.
         """
-        search = self._open((_NODES, target), None, b"find_node", b"target", None, done)
+        search = self._open((_NODES, target), None, b"find_node", b"target", None, done, now)
         prepare(search.lookup, now)
         self._dispatcher.submit(search.lookup, now)
 
@@ -163,7 +181,7 @@ class Requests:
         now: float,
     ) -> GetHandle:
         handle = GetHandle(key[1])
-        search = self._shared(key, seq)
+        search = self._shared(key, seq, now)
         if search is not None:
             self._join(search, handle, seq)
             return handle
@@ -171,15 +189,15 @@ class Requests:
             self._counters.lookups_refused += 1
             self._emit(GetFinished(handle, GetOutcome(None, 0, 0, 0, overloaded=True)))
             return handle
-        search = self._open(key, collector, method, target_name, seq, None)
+        search = self._open(key, collector, method, target_name, seq, None, now)
         self._join(search, handle, seq)
         self._seed(search.lookup, now)
         self._dispatcher.submit(search.lookup, now)
         return handle
 
-    def _shared(self, key: _Key, seq: int | None) -> _Search | None:
+    def _shared(self, key: _Key, seq: int | None, now: float) -> _Search | None:
         for search in self._running.get(key, ()):
-            if search.serves(seq):
+            if search.serves(seq) and not search.stalled(now):
                 return search
         return None
 
@@ -191,6 +209,7 @@ class Requests:
         target_name: bytes,
         seq: int | None,
         done: Done | None,
+        now: float,
     ) -> _Search:
         identity = self._identity
         arguments: dict[bytes, Value] = {b"id": identity.node_id, target_name: key[1]}
@@ -199,7 +218,7 @@ class Requests:
         query = QueryTemplate(method, arguments, identity.read_only)
         lookup = Lookup(key[1], query, identity.node_id, identity.addresses, collector)
         lookup.on_found = self._on_found
-        search = _Search(key, lookup, seq, done)
+        search = _Search(key, lookup, seq, done, now)
         self._running.setdefault(key, []).append(search)
         self._by_lookup[lookup] = search
         self._counters.lookups += 1
@@ -242,6 +261,7 @@ class Requests:
             return
         self._close(search)
         self._counters.items_invalid += lookup.invalid
+        self._traffic.lookups_s[search.key[0]].observe(now - search.since)
         closest = [
             StoreNode(contact.id, contact.address, contact.token)
             for contact in lookup.responders()
@@ -302,9 +322,11 @@ class Requests:
         if put is None:
             if len(self._puts) >= PUTS_MAX or len(self._by_lookup) >= SEARCHES_MAX:
                 self._counters.lookups_refused += 1
-                self._emit(PutFinished(handle, PutOutcome(0, 0, PutFailure.OVERLOADED)))
+                outcome = PutOutcome(0, 0, PutFailure.OVERLOADED)
+                self._traffic.note_put(outcome)
+                self._emit(PutFinished(handle, outcome))
                 return handle
-            put = Put(write, key, collector)
+            put = Put(write, key, collector, self._on_assured)
             self._puts[write.identity] = put
             self._counters.puts += 1
             put.handles.append(handle)
@@ -322,11 +344,11 @@ class Requests:
     def _find_store_set(self, put: Put, now: float) -> None:
         """Wait for a look-up of the target that gives tokens: a running one or a new one."""
         for kind in _GIVING_TOKENS:
-            running = self._running.get((kind, put.write.target))
-            if running:
-                running[0].puts.append(put)
-                return
-        search = self._open(put.key, put.collector, b"get", b"target", None, None)
+            for running in self._running.get((kind, put.write.target), ()):
+                if not running.stalled(now):
+                    running.puts.append(put)
+                    return
+        search = self._open(put.key, put.collector, b"get", b"target", None, None, now)
         search.puts.append(put)
         self._seed(search.lookup, now)
         self._dispatcher.submit(search.lookup, now)
@@ -335,6 +357,10 @@ class Requests:
         identity = self._identity
         writes = put.round(nodes, identity.node_id, read_only=identity.read_only, cached=cached)
         self._dispatcher.submit(writes, now)
+
+    def _on_assured(self, put: Put) -> None:
+        for handle in put.handles:
+            self._emit(PutAssured(handle))
 
     def finish_round(self, writes: StoreRound, now: float) -> None:
         """A round of writes has ended: make a second one, or tell everybody."""
@@ -346,6 +372,7 @@ class Requests:
             return
         del self._puts[put.write.identity]
         outcome = put.outcome(writes)
+        self._traffic.note_put(outcome)
         for handle in put.handles:
             del self._put_by_handle[handle]
             self._emit(PutFinished(handle, outcome))

@@ -35,6 +35,7 @@ from relay.http.messages import (
 from relay.http.packets import PacketHandlers
 from relay.http.query import origin_form
 from relay.http.routes import Kind, Route, route_of
+from relay.http.tracing import Trace
 
 if TYPE_CHECKING:
     from relay.http.clients import Client
@@ -65,6 +66,7 @@ class App:
     ) -> None:
         self.service = service
         self._packets = PacketHandlers(service, wall_clock_us)
+        self.checker: Final = self._packets.checker
         self._wall_clock_us = wall_clock_us
         self.limits = limits
         self.counters = counters
@@ -85,6 +87,7 @@ class App:
 
     async def respond(self, request: Request) -> Response | None:
         """Answer one request, whichever way it came; None if its client has gone meanwhile."""
+        trace = Trace(request, self.limits.rules)
         route = route_of(request.path)
         client = self.limits.client_of(request.peer, request.headers)
         admission = None if route.kind is Kind.HEALTH else self.limits.admit(client)
@@ -94,11 +97,16 @@ class App:
             else:
                 answer = await self._answer(request, route, client)
         except ClientGoneError:
-            self.counters.count_request(_kind_of(request, route), 499)
+            self._count(request, route, 499, trace)
+            trace.ended(route, client, 499)
             return None
-        self.counters.count_request(_kind_of(request, route), answer.status)
-        _log.debug("%s %r: %d", request.method, request.path, answer.status)
+        self._count(request, route, answer.status, trace)
+        trace.ended(route, client, answer.status, answer.body if answer.status >= 400 else b"")
         return Response(answer.status, *_finished(request, answer, admission))
+
+    def _count(self, request: Request, route: Route, status: int, trace: Trace) -> None:
+        kind = _kind_of(request, route)
+        self.counters.count_request(kind, status, request.cached, trace.elapsed_s())
 
     async def warm_up(self) -> Pages:
         """Import what the page needs, in a thread; requests go on meanwhile."""

@@ -19,7 +19,7 @@ Source: issue 3, section 2; design/protocol.md, section 4.5; RFC 7239.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
@@ -49,6 +49,8 @@ class Client:
 
     key: Hashable
     exempt: bool
+    address: Address | None = field(default=None, compare=False)
+    """For the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,13 @@ class ClientRules:
             return self._client(_claimed(headers) or address, judged=address)
         return self._client(address, judged=address)
 
+    def trusts(self, peer: str | None) -> bool:
+        """Tell whether what `peer` writes into headers is an operator's word."""
+        if not self.trusted_proxies:
+            return False
+        address = None if peer is None else parse_address(peer)
+        return address is None or _within(address, self.trusted_proxies)
+
     def peer_key(self, peer: str | None) -> Hashable | None:
         """Return what connections are counted by, or None for a peer without a limit.
 
@@ -110,7 +119,7 @@ class ClientRules:
 
     def _client(self, address: Address | None, *, judged: Address | None) -> Client:
         exempt = judged is not None and _within(judged, self.exempt)
-        return Client(_LOCAL if address is None else self._key(address), exempt)
+        return Client(_LOCAL if address is None else self._key(address), exempt, address)
 
     def _key(self, address: Address) -> Hashable:
         if isinstance(address, IPv4Address):

@@ -29,6 +29,8 @@ from hypercorn.protocol.h11 import H2ProtocolAssumedError
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from relay import logs
+from relay.http.clients import parse_address
 from relay.http.deadlines import Deadlines, Past
 from relay.http.exchange import Exchange
 from relay.http.http1 import HEAD_BYTES_MAX, Http1
@@ -163,7 +165,9 @@ class Connection:
                     await self._converse(self._requests)
                     nursery.cancel_scope.cancel()
         except Exception:
-            _log.exception("a connection of %s ended in an error of ours", self._client)
+            client = None if self._client is None else parse_address(self._client[0])
+            shown = logs.fields(client=logs.show_client(client))
+            _log.exception("a connection ended in an error of ours", extra=shown)
         finally:
             self._stream.close()
 

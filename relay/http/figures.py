@@ -7,7 +7,10 @@ Expected in `RelayService.stats()`; whatever is missing is shown as unknown:
     cache: packets, capacity, hits, misses, evictions
     dht:   node_id, local_address, public_address, server_mode, firewalled, table_size,
            size_estimate, size_deviation (a ratio), queries_in, queries_out, timeouts,
-           dropped_...
+           lookups, puts, dropped_..., datagrams {kernel_drops: n, ...}
+
+``index.js`` words the same figures again in the browser, each time it has fetched them; a test
+lets a browser do that and compares.
 
 Source: design/protocol.md, section 4.6, for those of the reference; issue 3, section 6.
 """
@@ -28,6 +31,8 @@ _SPANS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 class Figure:
     """One line: what it is, its value as text, and what it means where that helps."""
 
+    name: str
+    """Its name in ``index.js``, which renews the value."""
     label: str
     value: str
     note: str = ""
@@ -43,27 +48,51 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """What rates are made of, as numbers; the browser's first sample."""
+
+    uptime_s: float
+    requests: int
+    queries_in: int
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """Everything the page says about the relay."""
 
     version: str
     uptime: str
+    tiles: tuple[Figure, ...]
+    """The four that tell most; `index.js` puts rates in the place of some of their notes."""
     cache: tuple[Figure, ...]
     cache_meter: Meter
     dht: tuple[Figure, ...]
     http: tuple[Figure, ...]
+    sample: Sample
+
+    def figures(self) -> dict[str, str]:
+        """Return the value of every figure by its name, as ``index.js`` computes them, too."""
+        listed = (*self.tiles, *self.cache, *self.dht, *self.http)
+        return {figure.name: figure.value for figure in listed} | {"uptime": self.uptime}
 
 
 def overview(stats: Mapping[str, Any]) -> Overview:
     """Choose and word the figures of `stats`."""
     cache, dht, http = (stats.get(part) or {} for part in ("cache", "dht", "http"))
+    uptime_s = stats.get("uptime_s")
     return Overview(
         version=str(stats.get("version", MISSING)),
-        uptime=span(stats.get("uptime_s")),
+        uptime=span(uptime_s),
+        tiles=_tiles(cache, dht, http),
         cache=_cache_figures(cache),
         cache_meter=_meter(cache),
         dht=_dht_figures(dht),
         http=_http_figures(http),
+        sample=Sample(
+            uptime_s if isinstance(uptime_s, int | float) else 0.0,
+            sum(_totals(http).values()),
+            _known(dht.get("queries_in")),
+        ),
     )
 
 
@@ -89,17 +118,29 @@ def span(seconds: object) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
-def _cache_figures(cache: Mapping[str, Any]) -> tuple[Figure, ...]:
+def _tiles(
+    cache: Mapping[str, Any], dht: Mapping[str, Any], http: Mapping[str, Any]
+) -> tuple[Figure, ...]:
+    meter = _meter(cache)
     hits, misses = cache.get("hits"), cache.get("misses")
     rate = MISSING
     if isinstance(hits, int) and isinstance(misses, int) and hits + misses:
         rate = f"{100 * hits / (hits + misses):.1f} %"
     return (
-        Figure("Packets", count(cache.get("packets"))),
-        Figure("Capacity", count(cache.get("capacity"))),
-        Figure("Utilisation", _meter(cache).percent),
-        Figure("Hit rate", rate, "look-ups answered without asking the network"),
-        Figure("Evictions", count(cache.get("evictions"))),
+        Figure("packets", "Packets", count(cache.get("packets")), f"{meter.percent} of the cache"),
+        Figure("hit_rate", "Hit rate", rate, "look-ups answered without the network"),
+        Figure("requests", "Requests", count(sum(_totals(http).values())), "since the start"),
+        Figure("queries_in", "DHT queries", count(dht.get("queries_in")), "received from others"),
+    )
+
+
+def _cache_figures(cache: Mapping[str, Any]) -> tuple[Figure, ...]:
+    return (
+        Figure("capacity", "Capacity", count(cache.get("capacity"))),
+        Figure("utilisation", "Utilisation", _meter(cache).percent),
+        Figure("hits", "Hits", count(cache.get("hits"))),
+        Figure("misses", "Misses", count(cache.get("misses"))),
+        Figure("evictions", "Evictions", count(cache.get("evictions"))),
     )
 
 
@@ -113,33 +154,55 @@ def _meter(cache: Mapping[str, Any]) -> Meter:
 
 def _dht_figures(dht: Mapping[str, Any]) -> tuple[Figure, ...]:
     address = dht.get("public_address") or dht.get("local_address")
+    datagrams: Mapping[str, int] = dht.get("datagrams") or {}
     return (
-        Figure("Size estimate", _size(dht), "nodes in the whole network"),
-        Figure("Node port", _port(address)),
-        Figure("Address", MISSING if address is None else str(address)),
-        Figure("Firewalled", _yes_no(dht.get("firewalled"))),
-        Figure("Answers others", _yes_no(dht.get("server_mode"))),
-        Figure("Routing table", count(dht.get("table_size")), "nodes known to answer"),
-        Figure("Queries sent", count(dht.get("queries_out"))),
-        Figure("Queries received", count(dht.get("queries_in"))),
-        Figure("Time-outs", count(dht.get("timeouts"))),
-        Figure("Dropped", count(_dropped(dht)), "over budget or malformed"),
-        Figure("Node id", str(dht.get("node_id", MISSING))),
+        Figure("size", "Size estimate", _size(dht), "nodes in the whole network"),
+        Figure("table", "Routing table", count(dht.get("table_size")), "nodes known to answer"),
+        Figure("address", "Address", MISSING if address is None else str(address)),
+        Figure("port", "Node port", _port(address)),
+        Figure("firewalled", "Firewalled", _yes_no(dht.get("firewalled"))),
+        Figure("server", "Answers others", _yes_no(dht.get("server_mode"))),
+        Figure("lookups", "Look-ups", count(dht.get("lookups"))),
+        Figure("puts", "Puts", count(dht.get("puts"))),
+        Figure("queries_out", "Queries sent", count(dht.get("queries_out"))),
+        Figure("timeouts", "Time-outs", count(dht.get("timeouts"))),
+        Figure("dropped", "Dropped", count(_dropped(dht)), "over budget or malformed"),
+        Figure("lost", "Lost", count(datagrams.get("kernel_drops")), "the buffer was full"),
+        Figure("node_id", "Node id", str(dht.get("node_id", MISSING))),
     )
 
 
 def _http_figures(http: Mapping[str, Any]) -> tuple[Figure, ...]:
-    requests: Mapping[str, Mapping[str, int]] = http.get("requests") or {}
-    totals = {kind: sum(statuses.values()) for kind, statuses in requests.items()}
-    limited = sum(statuses.get("429", 0) for statuses in requests.values())
+    totals = _totals(http)
     connections: Mapping[str, int] = http.get("connections") or {}
     return (
-        Figure("Requests", count(sum(totals.values()))),
-        Figure("Packets read", count(totals.get("get", 0) + totals.get("head", 0))),
-        Figure("Packets written", count(totals.get("put", 0))),
-        Figure("Rate-limited", count(limited)),
-        Figure("Open connections", count(connections.get("open"))),
+        Figure("read", "Packets read", count(totals.get("get", 0) + totals.get("head", 0))),
+        Figure("written", "Packets written", count(totals.get("put", 0))),
+        Figure("limited", "Rate-limited", count(_answered(http, "429"))),
+        Figure("failed", "Server errors", count(_answered(http, "5"))),
+        Figure("open", "Open connections", count(connections.get("open"))),
     )
+
+
+def _totals(http: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many requests of each kind there were."""
+    requests: Mapping[str, Mapping[str, int]] = http.get("requests") or {}
+    return {kind: sum(statuses.values()) for kind, statuses in requests.items()}
+
+
+def _answered(http: Mapping[str, Any], status: str) -> int:
+    """Return how many answers had a status that begins so."""
+    requests: Mapping[str, Mapping[str, int]] = http.get("requests") or {}
+    return sum(
+        number
+        for statuses in requests.values()
+        for each, number in statuses.items()
+        if each.startswith(status)
+    )
+
+
+def _known(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _size(dht: Mapping[str, Any]) -> str:

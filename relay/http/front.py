@@ -22,12 +22,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
 import socket
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import trio
 
@@ -57,9 +59,23 @@ _THREADS: Final = re.compile(r"threads:([1-9][0-9]?)", re.ASCII)
 _LANE_SHIFT: Final = 24
 _LANE_MASK: Final = 0xFF
 """Where a token carries the number of its lane."""
-PATIENCE_S: Final = 0.0002
+OUTLIVING_MAX: Final = 512
+"""With fewer requests than this under way a PUT is not cancelled when its client leaves: it goes
+on behind anyway (see `RelayService.publish`), and to be ready for it takes 6 % of a PUT's time."""
+PATIENCE_S: Final = 0.0001
 """Frequent requests wait no longer for rare ones than this, or one step of a task."""
 _FAILED: Final = b"HTTP/1.1 500 \r\ncontent-length: 0\r\n"
+
+
+class _Tunable(TypedDict):
+    """Settings of a lane that may change while it runs."""
+
+    limiter: Cells | None
+    ttl_s: tuple[int, int]
+    trusted: Sequence[tuple[bytes, int]]
+    exempt: Sequence[tuple[bytes, int]]
+    behind_proxy: bool
+    ipv6_prefix: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +150,11 @@ class FrontServer(HttpServer):
         self._news: int
         self._together = Lanes(config.max_connections, config.max_connections_per_address)
         self._nursery: trio.Nursery
-        self._asked: dict[int, trio.CancelScope] = {}
+        self._asked: dict[int, trio.CancelScope | None] = {}
         self._lent: dict[Connection, int] = {}
         self._draining = False
+        self._seen: list[tuple[bool, int]] = []
+        """Of each lane, when last looked at: whether it had something to do, and its rounds."""
 
     # ---- The steps of HttpServer ----
 
@@ -144,7 +162,7 @@ class FrontServer(HttpServer):
         self,
         sockets: Sequence[socket.socket],
         shutdown: trio.Event,
-        task_status: trio.TaskStatus[None],
+        task_status: trio.TaskStatus[HttpServer],
     ) -> None:
         """Serve until `shutdown`, then let requests finish; cancelling ends them at once."""
         for sock in sockets:
@@ -154,16 +172,35 @@ class FrontServer(HttpServer):
         self._lanes = [self._make_lane(descriptors) for descriptors in heard]
         news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
+            self._counters.refresh = self._refresh_counts
             if self._front.threads:
                 self._together.start(*self._now(), news)
             self._news = news
             await super().run(sockets, shutdown, task_status)
         finally:
             self._together.stop()
-            self._note_counts()
+            self._refresh_counts()
+            self._counters.refresh = _nothing
             for lane in self._lanes:
                 lane.close()
             os.close(news)
+
+    def retune(self, rules: ClientRules) -> None:
+        """Take what has become of the rules, the limiter and the times to live."""
+        super().retune(rules)
+        for lane in self._lanes:
+            lane.retune(**self._tunable())
+
+    def turning(self) -> bool:
+        """Tell whether every lane does what it has to do.
+
+        One that has had something to do since the last time, and did nothing, is stuck. A lane
+        may be caught between the two, so ask twice before you draw conclusions.
+        """
+        seen = [(_is_readable(lane.fileno()), lane.rounds) for lane in self._lanes]
+        stuck = any(now == before and now[0] for now, before in zip(seen, self._seen, strict=False))
+        self._seen = seen
+        return not stuck
 
     def _begin(
         self, sockets: Sequence[socket.socket], accepting: trio.Nursery, nursery: trio.Nursery
@@ -201,14 +238,11 @@ class FrontServer(HttpServer):
         return self._lanes[token >> _LANE_SHIFT & _LANE_MASK]
 
     def _make_lane(self, listeners: Sequence[int]) -> Lane:
-        deadlines, service = self._deadlines, self._front.app.service
-        limiter = self._limits.http
+        deadlines = self._deadlines
         return Lane(
             self,
             listeners=listeners,
             table=self._front.table,
-            limiter=limiter if isinstance(limiter, Cells) else None,
-            ttl_s=(service.ttl_min_s, service.ttl_max_s),
             lanes=self._together,
             deadlines_s=(
                 deadlines.head_s,
@@ -219,11 +253,19 @@ class FrontServer(HttpServer):
                 deadlines.drain_s,
                 deadlines.linger_s,
             ),
-            trusted=_packed(self._rules.trusted_proxies),
-            exempt=_packed(self._rules.exempt),
-            behind_proxy=self._rules.behind_proxy,
-            ipv6_prefix=self._rules.ipv6_prefix,
+            **self._tunable(),
         )
+
+    def _tunable(self) -> _Tunable:
+        service, limiter, rules = self._front.app.service, self._limits.http, self._rules
+        return {
+            "limiter": limiter if isinstance(limiter, Cells) else None,
+            "ttl_s": (service.ttl_min_s, service.ttl_max_s),
+            "trusted": _packed(rules.trusted_proxies),
+            "exempt": _packed(rules.exempt),
+            "behind_proxy": rules.behind_proxy,
+            "ipv6_prefix": rules.ipv6_prefix,
+        }
 
     async def _react(self) -> None:
         """Let the lane do a bounded piece of work at a time; other tasks get their turn between."""
@@ -259,13 +301,21 @@ class FrontServer(HttpServer):
             if hits:
                 self._front.app.service.counters["hits"] += hits
             for (kind, status), count in answers:
-                self._counters.requests[kind][status] += count
+                self._counters.answers[kind, status, "none" if status == 429 else "hit"] += count
+                if status == 429:
+                    self._limits.refused["http"] += count
             for event, count in events:
                 self._counters.connections[event] += count
         if taken:
             self._note_count()
         if self._front.threads:
             self._note_waits()
+
+    def _refresh_counts(self) -> None:
+        self._note_counts()
+        for lane in self._lanes:
+            for sort, (counts, seconds) in zip(("hit", "refused"), lane.take_spans(), strict=True):
+                self._counters.durations_s[sort].add(counts, seconds)
 
     def _note_waits(self) -> None:
         lanes, limiter, table = zip(*(lane.waits for lane in self._lanes), strict=True)
@@ -280,12 +330,16 @@ class FrontServer(HttpServer):
 
     def asked(self, token: int, head: bytes, body: bytes | None, peer: str) -> None:
         """Answer a request in a task of its own; the lane has at most one per connection."""
-        self._asked[token] = scope = trio.CancelScope()
-        self._nursery.start_soon(self._answer, token, _request(head, body, peer), scope)
+        request = _request(head, body, peer)
+        outlives = request.method == "PUT" and len(self._asked) < OUTLIVING_MAX
+        self._asked[token] = scope = None if outlives else trio.CancelScope()
+        self._nursery.start_soon(self._answer, token, request, scope)
 
     def gone(self, token: int) -> None:
         """Stop answering a request whose client has hung up."""
-        self._asked[token].cancel()
+        scope = self._asked[token]
+        if scope is not None:
+            scope.cancel()
 
     def lent(
         self,
@@ -323,16 +377,16 @@ class FrontServer(HttpServer):
         await trio.sleep(EXHAUSTED_PAUSE_S)
         self._lanes[0].accept_again()
 
-    async def _answer(self, token: int, request: Request, scope: trio.CancelScope) -> None:
+    async def _answer(self, token: int, request: Request, scope: trio.CancelScope | None) -> None:
         response = None
         try:
-            with scope:
+            with scope or nullcontext():
                 response = await self._front.app.respond(request)
         except Exception:
             _log.exception("the application failed on %s", request.method)
         finally:
             del self._asked[token]
-        if scope.cancelled_caught:
+        if scope is not None and scope.cancelled_caught:
             return
         head, body, close = (_FAILED, b"", True) if response is None else _composed(response)
         self._lane_of(token).answer(token, head, body, close, *self._now())
@@ -369,6 +423,12 @@ class _BetweenSteps(trio.abc.Instrument):
             self._turned_at = perf_counter()
 
 
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _packed(networks: Sequence[Network]) -> list[tuple[bytes, int]]:
     return [(network.network_address.packed, network.prefixlen) for network in networks]
 
@@ -388,6 +448,10 @@ def _request(head: bytes, body: bytes | None, peer: str) -> Request:
         receive=_nothing_more,
         content=body,
     )
+
+
+def _nothing() -> None:
+    """There is no lane to ask any more."""
 
 
 async def _nothing_more() -> Message:

@@ -6,6 +6,7 @@ none to lose. Without a ``[rate_limiter]`` table nothing is limited.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from math import ceil
 from typing import TYPE_CHECKING, Final
@@ -39,14 +40,26 @@ class HttpLimits:
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.clock = clock
-        self.rules = ClientRules(trusted_proxies=trusted_proxies)
+        self.refused: Counter[str] = Counter()
+        """Requests refused, by the limit: ``http`` or ``user_dht``."""
+        self.rules = _rules(config, trusted_proxies)
         self.http = self._user_dht = None
+        self._config = config
         if config is not None:
-            self.rules = ClientRules(
-                config.behind_proxy, trusted_proxies, config.exempt, config.ipv6_prefix
-            )
             self.http = _limiter(config.http)
             self._user_dht = _limiter(config.user_dht)
+
+    def retune(
+        self, config: RateLimiterConfig | None, *, trusted_proxies: tuple[Network, ...]
+    ) -> None:
+        """Take other settings. Where a quota is another, all clients begin anew."""
+        before, self._config = self._config, config
+        self.rules = _rules(config, trusted_proxies)
+        http, user_dht = (None, None) if config is None else (config.http, config.user_dht)
+        if http != (before and before.http):
+            self.http = _limiter(http)
+        if user_dht != (before and before.user_dht):
+            self._user_dht = _limiter(user_dht)
 
     def client_of(self, peer: str | None, headers: Headers) -> Client:
         """Return whose budget a request draws on; see `ClientRules.client_of`."""
@@ -56,7 +69,9 @@ class HttpLimits:
         """Count one HTTP request; None when nothing limits it."""
         if self.http is None or client.exempt:
             return None
-        return Admission(self.http.check(client.key, self.clock()), self.http.burst)
+        admission = Admission(self.http.check(client.key, self.clock()), self.http.burst)
+        self.refused["http"] += not admission.allowed
+        return admission
 
     def spender(self, client: Client) -> Spend:
         """Return what the service calls before it asks the DHT for this client."""
@@ -65,6 +80,7 @@ class HttpLimits:
             if self._user_dht is None or client.exempt:
                 return
             if not self._user_dht.check(client.key, self.clock()).allowed:
+                self.refused["user_dht"] += 1
                 raise DhtQuotaError
 
         return spend
@@ -90,6 +106,12 @@ class Admission:
             return quota
         wait = b"%d" % self.wait_s
         return [(b"x-ratelimit-after", wait), (b"retry-after", wait), *quota]
+
+
+def _rules(config: RateLimiterConfig | None, trusted_proxies: tuple[Network, ...]) -> ClientRules:
+    if config is None:
+        return ClientRules(trusted_proxies=trusted_proxies)
+    return ClientRules(config.behind_proxy, trusted_proxies, config.exempt, config.ipv6_prefix)
 
 
 def _limiter(quota: Quota | None) -> Gcra | Cells | None:

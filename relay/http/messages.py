@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 import trio
 
 from relay.errors import BodyTooLargeError, RelayError
+from relay.http.counters import Cached
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -49,7 +50,7 @@ class Answer:
         return cls(status, (TEXT, *headers), text.encode())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One HTTP request; header names are in lower case."""
 
@@ -65,6 +66,8 @@ class Request:
     """HTTP/1: a `connection` field may be sent."""
     content: bytes | None = None
     """The whole body, where it was read before; then `receive` is not called."""
+    cached: Cached = "none"
+    """What the cache knew, as whoever answers finds out; for the counters."""
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a field, or None."""

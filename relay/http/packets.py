@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from relay.errors import PacketError
+from relay.histogram import SIZES, Histogram
 from relay.http.messages import Answer, Request
 from relay.http.query import parse_key, parse_policy
 from relay.http.responses import Conditions, packet_answer
 from relay.pkarr.packet import SignedPacket
+from relay.pkarr.policy import ResolvePolicy
 
 if TYPE_CHECKING:
     from relay.pkarr.keys import PublicKey
@@ -27,7 +29,8 @@ BATCH_MAX: Final = 32
 class _Batch:
     """Payloads that are checked together, when the first result is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Histogram) -> None:
+        self._sizes = sizes
         self.payloads: list[tuple[PublicKey, bytes]] = []
         self._results: list[SignedPacket | PacketError] | None = None
 
@@ -39,6 +42,7 @@ class _Batch:
     def packet(self, place: int) -> SignedPacket:
         """Return the packet of the payload at `place`, or raise what is wrong with it."""
         if self._results is None:
+            self._sizes.observe(len(self.payloads))
             self._results = SignedPacket.from_relay_payloads(self.payloads, random=os.urandom)
         result = self._results[place]
         if isinstance(result, PacketError):
@@ -54,7 +58,9 @@ class PayloadChecker:
     """
 
     def __init__(self) -> None:
-        self._batch = _Batch()
+        self.sizes: Final = Histogram(SIZES)
+        """Payloads in each batch."""
+        self._batch = _Batch(self.sizes)
 
     async def check(self, key: PublicKey, payload: bytes) -> SignedPacket:
         """Return the packet; see `SignedPacket.from_relay_payload`.
@@ -63,7 +69,7 @@ class PayloadChecker:
             PacketError: the first failing check.
         """
         if not self._batch.is_open:
-            self._batch = _Batch()
+            self._batch = _Batch(self.sizes)
         batch = self._batch
         place = len(batch.payloads)
         batch.payloads.append((key, payload))
@@ -77,15 +83,18 @@ class PacketHandlers:
     def __init__(self, service: RelayService, wall_clock_us: Callable[[], int]) -> None:
         self._service = service
         self._wall_clock_us = wall_clock_us
-        self._checker = PayloadChecker()
+        self.checker: Final = PayloadChecker()
 
     async def get(self, request: Request, segment: bytes, spend: Spend) -> Answer:
         """Answer GET and HEAD: 200, 304, or 404 when nobody has a packet."""
         key = parse_key(segment)
         policy = parse_policy(request.query)
+        request.cached = "bypass" if policy is ResolvePolicy.NETWORK_ONLY else "miss"
         resolved = await self._service.resolve(key, policy, spend=spend)
         if resolved is None:
             return Answer(404)
+        if resolved.cached:
+            request.cached = "stale" if resolved.stale else "hit"
         service = self._service
         return packet_answer(
             resolved.seen,
@@ -99,6 +108,6 @@ class PacketHandlers:
         """Answer PUT: 204 with the number of DHT nodes that stored the packet."""
         key = parse_key(segment)
         payload = await request.body(BODY_BYTES_MAX)
-        packet = await self._checker.check(key, payload)
+        packet = await self.checker.check(key, payload)
         stored = await self._service.publish(packet, spend=spend)
         return Answer(204, ((b"pkarr-dht-stored-nodes", b"%d" % stored),))

@@ -4,8 +4,8 @@ The page is a template of Quart's, on Trio; this module is imported when it is f
 because Quart takes longer to import than everything else together. Of its way from a request to
 a view nothing is used: that cost three times as much as the page, and frequent requests waited
 for it. All that others wrote (a key, record data) is escaped by the template, and nothing is
-loaded from anywhere: the style sheet is part of the page and named by its hash in the
-Content-Security-Policy.
+loaded from anywhere: the style sheet and the script are part of the page, named by their hashes in
+the Content-Security-Policy. The script only renews the figures; without it the page is whole.
 
 Source: issue 3, section 6; design/protocol.md, section 4.6; CSP level 3.
 """
@@ -13,12 +13,13 @@ Source: issue 3, section 6; design/protocol.md, section 4.6; CSP level 3.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import trio
 from markupsafe import Markup
 from quart_trio import QuartTrio
 
@@ -27,6 +28,7 @@ from relay.http.figures import overview, span
 from relay.http.httpdate import format_http_date
 from relay.http.messages import Answer
 from relay.http.query import fields
+from relay.pkarr.iroh import iroh_attributes
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.policy import ResolvePolicy
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from relay.service import RelayService, Spend
 
 FOLDER: Final = Path(__file__).parent
+KEPT_S: Final = 1.0
+"""A page without a look-up is shown again for so long: making one takes as long as some forty
+answers to frequent requests, which wait meanwhile."""
 QUERY_TEXT_MAX: Final = 512
 """Longer text in the form's field is no key; it is not repeated on the page."""
 
@@ -47,6 +52,8 @@ class Finding:
     text: str
     """What was asked for, as it was typed."""
     key: str = ""
+    key_hex: str = ""
+    """The same as iroh spells it."""
     message: str = ""
     modified: str = ""
     seen: str = ""
@@ -54,6 +61,8 @@ class Finding:
     size: int = 0
     stale: bool = False
     records: Sequence[Record] = ()
+    iroh: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What an iroh endpoint says of itself, if the packet is one's."""
 
     def short_name(self, record: Record) -> str:
         """Return a record's name without the key that all of a packet's names end in."""
@@ -62,27 +71,35 @@ class Finding:
         return record.name.removesuffix(f".{self.key}")
 
 
+def _own(name: str) -> tuple[Markup, bytes]:
+    """Return a file of ours that goes into the page as it is, and its hash for the policy."""
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    return Markup(text), b64encode(sha256(text.encode()).digest())  # noqa: S704  # our own file
+
+
 class Pages:
     """What is at ``/``."""
 
     def __init__(self, service: RelayService, wall_clock_us: Callable[[], int]) -> None:
         self._service = service
         self._wall_clock_us = wall_clock_us
-        style = (FOLDER / "index.css").read_text(encoding="utf-8")
-        digest = b64encode(sha256(style.encode()).digest())
-        self._style = Markup(style)  # noqa: S704  # our own file
+        self._style, style_hash = _own("index.css")
+        self._script, script_hash = _own("index.js")
         self._headers = (
             (b"content-type", b"text/html; charset=utf-8"),
             (
                 b"content-security-policy",
-                b"default-src 'none'; style-src 'sha256-%b'; form-action 'self';"
-                b" base-uri 'none'; frame-ancestors 'none'" % digest,
+                b"default-src 'none'; style-src 'sha256-%b'; script-src 'sha256-%b';"
+                b" connect-src 'self'; form-action 'self'; base-uri 'none';"
+                b" frame-ancestors 'none'" % (style_hash, script_hash),
             ),
             (b"x-content-type-options", b"nosniff"),
             (b"referrer-policy", b"no-referrer"),
             (b"cache-control", b"no-store"),
         )
         quart = QuartTrio(__name__, static_folder=None, template_folder=str(FOLDER))
+        self._kept: Answer | None = None
+        self._kept_at = 0.0
         self._template = quart.jinja_env.get_template("index.html")
 
     async def index(self, query: bytes, spend: Spend) -> Answer:
@@ -93,9 +110,17 @@ class Pages:
             spend: takes one unit of the client's DHT quota.
         """
         text = next((value for name, value in fields(query) if name == "key"), "").strip()
-        finding = await self._look_up(text, spend) if text else None
+        if text:
+            return await self._page(await self._look_up(text, spend))
+        now = trio.current_time()
+        if self._kept is None or now - self._kept_at >= KEPT_S:
+            self._kept, self._kept_at = await self._page(None), now
+        return self._kept
+
+    async def _page(self, finding: Finding | None) -> Answer:
         html = await self._template.render_async(
             style=self._style,
+            script=self._script,
             relay=overview(self._service.stats()),
             health=self._service.health(),
             finding=finding,
@@ -106,7 +131,7 @@ class Pages:
         """Look a key up as a GET would; every failure is a sentence on the page."""
         shown = text if len(text) <= QUERY_TEXT_MAX else ""
         try:
-            key = PublicKey.parse(text)
+            key = PublicKey.parse_any(text)
             resolved = await self._service.resolve(key, ResolvePolicy.CACHE_FIRST, spend=spend)
         except PublicKeyError as error:
             return Finding(shown, message=f"This is not a public key: {error}.")
@@ -118,13 +143,16 @@ class Pages:
 
     def _found(self, text: str, seen: SeenPacket, *, stale: bool) -> Finding:
         packet, service = seen.packet, self._service
+        key, records = packet.public_key, packet.records()
         return Finding(
             text,
-            str(packet.public_key),
+            str(key),
+            key.octets.hex(),
             modified=format_http_date(packet.timestamp_us),
             seen=span(seen.elapsed_s(self._wall_clock_us())),
             ttl=span(packet.ttl(service.ttl_min_s, service.ttl_max_s)),
             size=len(packet.dns),
             stale=stale,
-            records=packet.records(),
+            records=records,
+            iroh=iroh_attributes(key, records),
         )

@@ -69,7 +69,7 @@ class HttpServer:
         self,
         sockets: Sequence[socket.socket],
         shutdown: trio.Event,
-        task_status: trio.TaskStatus[None],
+        task_status: trio.TaskStatus[HttpServer],
     ) -> None:
         """Accept until `shutdown`, then let requests finish; cancelling ends them at once."""
         try:
@@ -77,7 +77,7 @@ class HttpServer:
                 nursery.start_soon(self._sweep)
                 async with trio.open_nursery() as accepting:
                     self._begin(sockets, accepting, nursery)
-                    task_status.started()
+                    task_status.started(self)
                     await shutdown.wait()
                     accepting.cancel_scope.cancel()
                 self._stop_accepting()
@@ -88,6 +88,14 @@ class HttpServer:
         finally:
             for sock in sockets:
                 sock.close()
+
+    def retune(self, rules: ClientRules) -> None:
+        """Tell clients apart by other rules, from the next connection on."""
+        self._rules = rules
+
+    def turning(self) -> bool:
+        """Tell whether what is to be done is being done; to be asked again and again."""
+        return True
 
     def _begin(
         self, sockets: Sequence[socket.socket], accepting: trio.Nursery, nursery: trio.Nursery
@@ -218,7 +226,7 @@ async def serve_http(
     shutdown: trio.Event | None = None,
     deadlines: Deadlines | None = None,
     front: FrontLane | None = None,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` on `sockets`, which it takes over, until `shutdown` is set.
 
@@ -235,7 +243,7 @@ async def serve_http(
         shutdown: None: serve until cancelled.
         deadlines: None: those of `Deadlines`, with the age of `config`.
         front: what answers frequent requests; None: Hypercorn's protocols answer all.
-        task_status: reports that connections are served.
+        task_status: reports that connections are served, and by whom.
     """
     make_server = HttpServer if front is None else front.make_server
     server = make_server(app, config, rules or ClientRules(), counters or Counters(), deadlines)

@@ -9,7 +9,9 @@ Source: protocol.md, sections 4.2, 4.3 and 7.6.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -28,11 +30,14 @@ from relay.errors import (
     RelayError,
     TimestampRangeError,
 )
+from relay.logs import fields
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SignedPacket
 
 if TYPE_CHECKING:
     from relay.net.udp import DhtDriver
+
+_log: Final = logging.getLogger("relay.net")
 
 _ERROR_OF: Final[dict[PutFailure, type[RelayError]]] = {
     PutFailure.NO_CLOSEST_NODES: NoClosestNodesError,
@@ -86,6 +91,7 @@ class PkarrDht:
                 one was accepted before that was known.
             LookupFailedError: one of the three, by how far the look-up came.
         """
+        began = perf_counter()
         await self._wait_bootstrapped()
         search = _Search(accept, self._packet_of)
         handle = self._driver.start_get(
@@ -99,10 +105,20 @@ class PkarrDht:
         finally:
             if not search.settled.is_set():  # nobody waits any more; the node decides how to end
                 self._driver.release(handle)
+        if _log.isEnabledFor(logging.DEBUG):
+            facts = fields(key=str(key), ms=_ms(began), **search.facts())
+            _log.debug("look-up", extra=facts)
         return search.result()
 
-    async def publish(self, packet: SignedPacket) -> int:
+    async def publish(
+        self, packet: SignedPacket, *, on_assured: Callable[[], None] | None = None
+    ) -> int:
         """Store a packet on the nodes closest to its key.
+
+        Args:
+            packet: what to store.
+            on_assured: called, at most once, when it can no longer fail but is still waiting
+                for slow nodes. May not raise.
 
         Returns:
             How many nodes acknowledged it, at least 1.
@@ -115,6 +131,7 @@ class PkarrDht:
         """
         if packet.timestamp_us > SEQ_MAX:
             raise TimestampRangeError
+        began = perf_counter()
         try:
             await self._wait_bootstrapped()
         except (NoNodesQueriedError, NoNodesRespondedError):
@@ -122,8 +139,13 @@ class PkarrDht:
         outcome = await self._driver.put(
             MutableItem.from_value(
                 packet.public_key.octets, packet.timestamp_us, packet.dns, packet.signature
-            )
+            ),
+            on_assured=on_assured,
         )
+        if _log.isEnabledFor(logging.DEBUG):
+            key, failure = str(packet.public_key), outcome.failure and outcome.failure.value
+            facts = fields(key=key, ms=_ms(began), stored=outcome.stored, failure=failure)
+            _log.debug("store", extra=facts)
         if outcome.failure is not None:
             raise _ERROR_OF[outcome.failure]
         return outcome.stored
@@ -163,6 +185,10 @@ def _convert(item: MutableItem) -> SignedPacket | None:
         return None
 
 
+def _ms(began: float) -> float:
+    return round(1000 * (perf_counter() - began), 3)
+
+
 class _Search:
     """One caller of `resolve`: sees items as they come, until it is settled."""
 
@@ -190,6 +216,17 @@ class _Search:
             self.see(outcome.best)
         self._outcome = outcome
         self.settled.set()
+
+    def facts(self) -> dict[str, object]:
+        """Return what there is to say of a settled one."""
+        if self._accepted is not None or self._outcome is None:
+            return {"found": self._accepted is not None}
+        outcome = self._outcome
+        return {
+            "found": outcome.best is not None,
+            "queried": outcome.queried,
+            "responded": outcome.responded,
+        }
 
     def result(self) -> SignedPacket | None:
         if self._accepted is not None or self._outcome is None:

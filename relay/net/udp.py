@@ -43,6 +43,7 @@ from relay.dht.events import (
     GetHandle,
     GetOutcome,
     ItemReceived,
+    PutAssured,
     PutFailure,
     PutFinished,
     PutHandle,
@@ -64,14 +65,14 @@ READ_DATAGRAMS_MAX: Final = 256
 """Taken from the kernel in one go; a microsecond or two each."""
 TURN_DATAGRAMS_MAX: Final = 32
 """Shown to the node before other tasks run."""
-BATCH_DATAGRAMS: Final = 16
+BATCH_DATAGRAMS: Final = 4
 """Shown to the node together: it verifies the items among them as one batch."""
-TURN_S: Final = 0.0004
+TURN_S: Final = 0.0001
 """The same as a time, also for the lane: HTTP answers are to leave within a millisecond."""
 INBOX_MAX: Final = 4096
 """Datagrams read but not yet seen by the node, 8 MiB at most; beyond it the kernel drops."""
-BURST_DATAGRAMS_MAX: Final = 64
-"""Sent before other tasks run: their answers must find room in the receive buffer."""
+BURST_DATAGRAMS_MAX: Final = 8
+"""Sent before other tasks run, some 10 microseconds each; answers must find room, too."""
 OUTBOX_MAX: Final = 16_384
 """Datagrams waiting to be sent; beyond it new ones are dropped, as by a full network."""
 ERRORS_PAUSE_S: Final = 0.05
@@ -108,6 +109,7 @@ class _Lookup(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Put:
+    on_assured: Callable[[], None] | None
     outcome: PutOutcome | None = None
     finished: trio.Event = field(default_factory=trio.Event)
 
@@ -145,6 +147,7 @@ class DhtDriver:
         self._gathering = Gathering()
         self._alarm = trio.CancelScope()
         self._leftover = trio.Event()
+        self._socket_full = False
         self._bootstrapped = trio.Event()
         self._closed = False
 
@@ -220,13 +223,25 @@ class DhtDriver:
             self.node.release(handle, now=trio.current_time())
             self._flush()
 
-    async def put(self, item: MutableItem, *, cas: int | None = None) -> PutOutcome:
+    async def put(
+        self,
+        item: MutableItem,
+        *,
+        cas: int | None = None,
+        on_assured: Callable[[], None] | None = None,
+    ) -> PutOutcome:
         """Store an item on the nodes closest to its target, and wait for their answers.
 
         Cancelled, it leaves the decision how to end to the node: what was sent is sent.
+
+        Args:
+            item: what to store.
+            cas: store only where this is the present sequence number.
+            on_assured: called, at most once, when it can no longer fail but is still waiting
+                for slow nodes. May not raise.
         """
         handle = self.node.start_put(item, cas=cas, now=trio.current_time())
-        put = self._puts[handle] = _Put()
+        put = self._puts[handle] = _Put(on_assured)
         try:
             if self._closed:
                 self._end_waiting()
@@ -272,7 +287,8 @@ class DhtDriver:
     async def _write_leftovers(self) -> None:
         while True:
             await self._leftover.wait()
-            await trio.lowlevel.wait_writable(self._sock)
+            if self._socket_full:
+                await trio.lowlevel.wait_writable(self._sock)
             self._send_burst()
             await trio.lowlevel.checkpoint()
 
@@ -299,7 +315,7 @@ class DhtDriver:
         now = inbox[0].arrived if inbox else trio.current_time()
         if self.node.next_deadline() <= now:
             self.node.handle_deadline(now)
-        self._flush()
+        self._flush(at_once=trio.current_time() < end)
         return seen
 
     def _show_batch(self) -> None:
@@ -325,8 +341,12 @@ class DhtDriver:
             self._queue(unsent)
         return _Seen(answered, len(others), more, healthy)
 
-    def _flush(self) -> None:
-        """Send what the node wants to send, tell what it has to tell, set the alarm."""
+    def _flush(self, *, at_once: bool = True) -> None:
+        """Send what the node wants to send, tell what it has to tell, set the alarm.
+
+        Args:
+            at_once: False: others have waited long enough; the writer sends, in its turn.
+        """
         # Those who are told may start or release something: then there is more of both.
         while events := self.node.take_events():
             for event in events:
@@ -334,7 +354,10 @@ class DhtDriver:
         if datagrams := self.node.datagrams_to_send():
             self._queue(datagrams)
         if self._outbox and not self._leftover.is_set():
-            self._send_burst()
+            if at_once:
+                self._send_burst()
+            else:
+                self._leftover.set()
         self._alarm.deadline = self._next_alarm()
 
     def _queue(self, datagrams: Datagrams) -> None:
@@ -349,7 +372,10 @@ class DhtDriver:
 
     def _send_burst(self) -> None:
         outbox = self._outbox
-        for _ in range(self._datagrams.send(list(islice(outbox, BURST_DATAGRAMS_MAX)))):
+        burst = list(islice(outbox, BURST_DATAGRAMS_MAX))
+        done = self._datagrams.send(burst)
+        self._socket_full = done < len(burst)
+        for _ in range(done):
             outbox.popleft()
         if outbox:
             self._leftover.set()
@@ -364,6 +390,9 @@ class DhtDriver:
             case GetFinished(handle, outcome):
                 if (lookup := self._lookups.pop(handle, None)) is not None:
                     lookup.on_finished(outcome)
+            case PutAssured(handle):
+                if (put := self._puts.get(handle)) is not None and put.on_assured is not None:
+                    put.on_assured()
             case PutFinished(handle, outcome):
                 if (put := self._puts.get(handle)) is not None:
                     put.outcome = outcome

@@ -1,10 +1,10 @@
 r"""DNS records as people read them: the presentation format of zone files.
 
 Types whose fields are known are written field by field, everything else in the
-generic form ``\# length hex`` of RFC 3597. Names carry no trailing dot, and
-text that is valid, printable UTF-8 is shown as it is, which zone files would
-not do. What comes out may contain any printable character: whoever puts it
-into HTML must escape it.
+generic form ``\# length hex`` of RFC 3597. Names carry no trailing dot unless
+the lines are for a zone file, and text that is valid, printable UTF-8 is shown
+as it is, which zone files would not do. What comes out may contain any
+printable character: whoever puts it into HTML must escape it.
 
 Source: RFC 1035, section 5.1; RFC 3597, section 5; RFC 9460, section 2.1.
 """
@@ -41,10 +41,11 @@ class Record:
 class _Rdata:
     """Reads RDATA that `dns.check` has accepted; each method takes one field."""
 
-    def __init__(self, dns: bytes, position: int, end: int) -> None:
+    def __init__(self, dns: bytes, position: int, end: int, *, dotted: bool = False) -> None:
         self._dns = dns
         self.position = position
         self.end = end
+        self._dotted = dotted
 
     def take(self, size: int) -> bytes:
         self.position += size
@@ -70,7 +71,7 @@ class _Rdata:
 
     def name(self) -> str:
         text, self.position = _name(self._dns, self.position)
-        return text
+        return _with_dot(text) if self._dotted else text
 
     def string(self) -> str:
         return _quoted(self._string_octets())
@@ -224,10 +225,14 @@ def _name(dns: bytes, position: int) -> tuple[str, int]:
     return ".".join(labels) or ".", position + 1 if after < 0 else after
 
 
-def _value(dns: bytes, type_code: int, position: int, size: int) -> str:
+def _with_dot(name: str) -> str:
+    return name if name == "." else f"{name}."
+
+
+def _value(dns: bytes, type_code: int, position: int, size: int, *, dotted: bool) -> str:
     if size == 0:
-        return ""
-    rdata = _Rdata(dns, position, position + size)
+        return "\\# 0" if dotted else ""
+    rdata = _Rdata(dns, position, position + size, dotted=dotted)
     if type_code in _TYPES:
         return " ".join(filter(None, (read(rdata) for read in _TYPES[type_code][1])))
     return f"\\# {size} {rdata.hexadecimal()}"
@@ -244,8 +249,42 @@ def type_name(type_code: int) -> str:
     return _OTHER_NAMES.get(type_code, f"TYPE{type_code}")
 
 
-def records(dns: bytes) -> list[Record]:
-    """Return the answer records of a DNS message, in order.
+def type_number(name: str) -> int | None:
+    """Return the number of a record type, whatever the case of its letters; None: unknown.
+
+    >>> type_number("txt"), type_number("TYPE65280"), type_number("nonsense")
+    (16, 65280, None)
+    """
+    name = name.upper()
+    digits = name.removeprefix("TYPE")
+    if digits != name and digits.isdecimal() and len(digits) <= 5 and int(digits) <= 0xFFFF:
+        return int(digits)
+    return _NUMBERS.get(name)
+
+
+_NUMBERS: Final = {
+    **{name: number for number, (name, _) in _TYPES.items()},
+    **{name: number for number, name in _OTHER_NAMES.items()},
+}
+
+
+def service_key_number(name: str) -> int | None:
+    """Return the number of a service parameter's key, ``alpn`` or ``key65280``; None: unknown."""
+    if name in _SERVICE_KEYS:
+        return _SERVICE_KEYS.index(name)
+    digits = name.removeprefix("key")
+    if digits != name and digits.isdecimal() and len(digits) <= 5 and int(digits) <= 0xFFFF:
+        return int(digits)
+    return None
+
+
+def records(dns: bytes, *, zone_file: bool = False) -> list[Record]:
+    r"""Return the answer records of a DNS message, in order.
+
+    Args:
+        dns: the message.
+        zone_file: end every name with a dot, and show empty RDATA as ``\# 0``, so that the
+            fields make lines of a zone file.
 
     Raises:
         PacketError: `dns` is no DNS message.
@@ -266,11 +305,11 @@ def records(dns: bytes) -> list[Record]:
         position += 10
         decoded.append(
             Record(
-                name,
+                _with_dot(name) if zone_file else name,
                 type_name(type_code),
                 _CLASS_NAMES.get(class_code, f"CLASS{class_code}"),
                 ttl_s,
-                _value(dns, type_code, position, size),
+                _value(dns, type_code, position, size, dotted=zone_file),
             )
         )
         position += size

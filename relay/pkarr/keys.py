@@ -25,6 +25,8 @@ KEY_BYTES: Final = 32
 KEY_LETTERS: Final = 52
 """ceil(256 / 5); the last letter carries one bit of the key and four that are ignored."""
 
+_HEX: Final = frozenset("0123456789abcdefABCDEF")
+
 
 def _after(text: str, separator: str) -> str:
     return text[text.find(separator) + 1 :]
@@ -107,6 +109,21 @@ class PublicKey:
         except ValueError:
             raise PublicKeyError("encoding", "Invalid PublicKey encoding") from None
         return cls.from_octets(octets)
+
+    @classmethod
+    def parse_any(cls, text: str) -> Self:
+        """Read a key as a person gives it: as `parse`, or as the 64 hexadecimal digits of iroh.
+
+        Raises:
+            PublicKeyError: as `parse`.
+
+        >>> str(PublicKey.parse_any(bytes(32).hex())) == str(PublicKey(bytes(32)))
+        True
+        """
+        text = text.strip()
+        if len(text) == 2 * KEY_BYTES and _HEX.issuperset(text):
+            return cls.from_octets(bytes.fromhex(text))
+        return cls.parse(text)
 
     @classmethod
     def from_octets(cls, octets: bytes) -> Self:

@@ -118,12 +118,15 @@ def _set(connection: sqlite3.Connection, pragma: str) -> None:
 
 def _judge(path: Path) -> bool:
     """Tell whether a database of ours is at `path`; False: nothing is there."""
+    # The log is looked for first: where the writer makes the file meanwhile, the file is there
+    # before its log, so a log without a file is never the writer's new one seen halfway.
+    has_log = _has_log(path)
     header = b""
     if path.exists():
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)
     if not header:
-        if _has_log(path):  # SQLite would replay it into a new file
+        if has_log:  # SQLite would replay it into a new file
             raise lasting(path, "is missing, but its write-ahead log is there")
         return False
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):

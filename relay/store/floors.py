@@ -14,10 +14,16 @@ from typing import Final, NamedTuple
 
 FLOOR_LIFE_US: Final = 30 * 86_400 * 1_000_000
 """Long enough for any DHT node to have dropped the older packet (hours), by a wide margin."""
+FLOORS_PER_PACKET: Final = 4
+"""How many the disk keeps at most, for each packet that may be there."""
 _SAVED_MAX: Final = 8192
 """How many of those that the disk has are kept here as well."""
 _ABSENT_MAX: Final = 4096
 """A PUT asks twice, before and after the DHT; so many may be under way."""
+
+
+_DROPPED_AT_ONCE: Final = 16
+"""More than one for each that comes, so that lower bounds are reached, and without a pause."""
 
 
 class Floor(NamedTuple):
@@ -37,11 +43,16 @@ class FloorTable:
     """
 
     def __init__(self, floors_max: int, unsaved_max: int) -> None:
-        self._floors_max: Final = floors_max
-        self._unsaved_max: Final = unsaved_max
+        self._floors_max = floors_max
+        self._unsaved_max = unsaved_max
         self._known: OrderedDict[bytes, Floor] = OrderedDict()
         self._unsaved: OrderedDict[bytes, Floor] = OrderedDict()
         self._absent: OrderedDict[bytes, None] = OrderedDict()
+
+    def resize(self, floors_max: int, unsaved_max: int) -> None:
+        """Take other bounds; what is too much goes bit by bit, as others come."""
+        self._floors_max = floors_max
+        self._unsaved_max = unsaved_max
 
     def __len__(self) -> int:
         """How many floors are known here."""
@@ -97,6 +108,10 @@ class FloorTable:
             return None
         return floor.timestamp_us
 
+    def is_unsaved(self, key: bytes) -> bool:
+        """Tell whether an eviction of `key` waits for the disk."""
+        return key in self._unsaved
+
     def to_save(self, count: int) -> dict[bytes, Floor]:
         """Return up to `count` evictions that the disk does not know of, oldest first."""
         return dict(islice(self._unsaved.items(), count))
@@ -114,7 +129,9 @@ class FloorTable:
     def _know(self, key: bytes, floor: Floor) -> None:
         self._known.pop(key, None)
         self._known[key] = floor
-        while self._too_many():
+        for _ in range(_DROPPED_AT_ONCE):
+            if not self._too_many():
+                break
             self._known.popitem(last=False)
 
     def _too_many(self) -> bool:

@@ -5,7 +5,7 @@ After the load it goes on reading freshness floors, for packets that are not in 
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -48,7 +48,7 @@ class Loader:
         self._reopen_wanted = False
         self._running = True
         self._thread = trio.CapacityLimiter(1)
-        writer.on_commit = self.bell.ring
+        writer.on_commit.append(self.bell.ring)
         writer.on_reopened = self._look_again
 
     @property
@@ -86,6 +86,16 @@ class Loader:
             done = self._wanted[key] = trio.Event()
             self.bell.ring()
         await done.wait()
+
+    async def read_all(self, keys: Sequence[bytes]) -> None:
+        """Bring what the disk has of many keys into memory, as far as it is not there."""
+        for key in keys:
+            if key not in self._wanted and self.may_have(key):
+                self._wanted[key] = trio.Event()
+                self.bell.ring()
+        for key in keys:
+            if (done := self._wanted.get(key)) is not None:
+                await done.wait()
 
     def merge_soon(self, seen: SeenPacket) -> None:
         """Merge a packet into memory as soon as it is known what the disk has of its key."""

@@ -10,6 +10,10 @@ from relay.errors import StoreError
 LOCK_FILE: Final = "pkarr-relay.lock"
 
 
+class FolderTakenError(StoreError):
+    """Another process has the folder."""
+
+
 class FolderLock:
     """Holds `folder` until `release`, or until the process ends in whatever way.
 
@@ -24,10 +28,12 @@ class FolderLock:
         """Lock `folder`, which must exist.
 
         Raises:
-            StoreError: another relay holds it.
+            FolderTakenError: another relay holds it.
             OSError: the lock file cannot be made or opened.
         """
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Root may be the one who takes it, in a folder that another user writes to.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(folder / LOCK_FILE, flags, 0o600)
         try:
             # Not fcntl.lockf: a POSIX lock would be lost as soon as any other code of this
             # process closed the file.
@@ -38,7 +44,9 @@ class FolderLock:
             holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             by = f" (process {holder})" if holder.isdigit() else ""
-            raise StoreError(f"another relay{by} is using the cache folder {folder}") from None
+            raise FolderTakenError(
+                f"another relay{by} is using the cache folder {folder}"
+            ) from None
         except BaseException:
             os.close(descriptor)
             raise

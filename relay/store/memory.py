@@ -14,7 +14,7 @@ from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket
 from relay.store import records
 from relay.store.backlog import Backlog
-from relay.store.floors import Floor, FloorTable
+from relay.store.floors import FLOORS_PER_PACKET, Floor, FloorTable
 from relay.store.reader import Found, Piece
 from relay.store.records import unpack
 from relay.store.table import PacketTable
@@ -23,7 +23,16 @@ SLACK_PACKETS: Final = 1024
 """How far the table may be over its capacity before an insertion evicts by itself."""
 _FLOORS_EXTRA: Final = 65_536
 _UNSAVED_MAX: Final = 8192
-FLOORS_PER_PACKET: Final = 4
+
+
+def _floor_bounds(capacity: int) -> tuple[int, int]:
+    """Return how many floors there may be here, and how many of them that wait for the disk.
+
+    The disk keeps four a packet. Here there are so many only while it cannot take them, and
+    never more than the packets weigh.
+    """
+    floors_max = min(FLOORS_PER_PACKET * capacity, capacity + _FLOORS_EXTRA)
+    return floors_max, max(floors_max, _UNSAVED_MAX)
 
 
 class Memory:
@@ -39,10 +48,7 @@ class Memory:
         self, capacity: int, wall_clock_us: Callable[[], int], on_change: Callable[[], None]
     ) -> None:
         self.table = PacketTable(capacity)
-        # The disk keeps four floors a packet. Here there are so many only while it cannot take
-        # them, and never more than the packets weigh.
-        floors_max = min(FLOORS_PER_PACKET * capacity, capacity + _FLOORS_EXTRA)
-        self.floors = FloorTable(floors_max, max(floors_max, _UNSAVED_MAX))
+        self.floors = FloorTable(*_floor_bounds(capacity))
         self.backlog = Backlog(self.table)
         self.durable = False
         """Whether there is, or may again be, a disk to write to."""
@@ -51,6 +57,17 @@ class Memory:
         self.evictions = 0
         self._wall_clock_us = wall_clock_us
         self._on_change = on_change
+
+    def resize(self, capacity: int) -> None:
+        """Take another capacity; packets that are too many go as ever, by `evict`."""
+        self.table.resize(capacity)
+        self.floors.resize(*_floor_bounds(capacity))
+        self._on_change()
+
+    @property
+    def may_evict(self) -> bool:
+        """Whether the disk keeps up with what was evicted: who has the time waits for it."""
+        return self.floors.unsaved < _UNSAVED_MAX // 2
 
     @property
     def crowded(self) -> bool:
@@ -67,14 +84,14 @@ class Memory:
         return self.floors.get(key, self._wall_clock_us())
 
     def merge(self, seen: SeenPacket) -> SeenPacket:
-        """Apply the cache update rule; return the winner, which is now the last used.
+        """Apply the cache update rule; return the winner.
 
         Raises:
             NotMostRecentError: a more recent packet of the key was evicted.
         """
         key = seen.packet.public_key.octets
         new = records.encode(seen)
-        old = self.table.get(key)
+        old = self.table.peek(key)
         if old is not None and not records.newer(new, old):
             return records.decode(seen.packet.public_key, old)
         if old is None:
@@ -136,6 +153,15 @@ class Memory:
                 self.backlog.drop(evicted[0])
                 self._note_eviction(*evicted)
         self._on_change()
+
+    def purge(self, key: bytes) -> bytes | None:
+        """Evict the packet of `key`, whenever it was used last; None: there is none."""
+        record = self.table.remove(key)
+        if record is not None:
+            self.backlog.drop(key)
+            self._note_eviction(key, record)
+            self._on_change()
+        return record
 
     def forsake_disk(self) -> None:
         """Note that nothing will be written any more; let all go who wait for it."""

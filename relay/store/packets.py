@@ -42,6 +42,8 @@ class Changes:
     evicted: Mapping[bytes, Floor] = field(default_factory=dict)
     nodes: Sequence[Node] | None = None
     """The whole routing table, or None to keep what is there."""
+    floors_max: int | None = None
+    """How many floors to keep from now on; None: as many as before."""
     unsure: bool = False
     """Whether the file may hold newer packets than these; then they stay and are returned."""
 
@@ -81,6 +83,8 @@ class PacketCache:
         Returns:
             The records, by key, that were newer than those in `changes` and were kept.
         """
+        if changes.floors_max is not None:
+            self._floors_max = changes.floors_max
         with self._transaction():
             if changes.evicted:
                 self._run_in_groups(_DELETE_PACKETS, [(key,) for key in changes.evicted])

@@ -31,12 +31,12 @@ _ABOVE_ALL_IDS: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Something of the start-up load, each piece less recently used than those before it."""
+    """Something of the start-up load, each piece less wanted than those before it."""
 
     pack: bytes = b""
     """Keys and records, as `relay.store.records.pack_rows` gives them."""
     expected: bytes = b""
-    """Keys alone, one after the other, most recently used first: their packets follow in any
+    """Keys alone, one after the other, most wanted first: their packets follow in any
     order."""
 
 

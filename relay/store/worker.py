@@ -17,12 +17,14 @@ from typing import Final, Literal
 
 import trio
 
+from relay.histogram import SIZES, SPANS_S, Histogram
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket
 from relay.store.bell import Bell
 from relay.store.loading import Loader
 from relay.store.memory import Memory
 from relay.store.packets import Node
+from relay.store.upkeep import Upkeep
 from relay.store.writer import Writer
 
 _log = logging.getLogger("relay.store")
@@ -69,7 +71,7 @@ class StoreStats:
 
 
 class PacketStore:
-    """Signed packets by key, least recently used out first, durable unless the disk fails.
+    """Signed packets by key, least wanted out first, durable unless the disk fails.
 
     `open` it, keep `run` running, and use it from the same Trio thread; `close` it or cancel
     `run` to end. Without a folder it works without `run` too, but for eviction.
@@ -90,6 +92,7 @@ class PacketStore:
         if folder is not None:
             self._writer = Writer(folder, self._memory, wall_clock_us)
             self._loader = Loader(self._memory, self._writer)
+            self._writer.on_commit.append(self._on_commit)
         self._nodes: Sequence[Node] = ()
         self._hits = 0
         self._misses = 0
@@ -137,6 +140,13 @@ class PacketStore:
     def table_capsule(self) -> object | None:
         """The packet table for native readers (`packet_table.h`); None: it is not in C."""
         return getattr(self._memory.table, "capsule", None)
+
+    @property
+    def upkeep(self) -> Upkeep | None:
+        """What an operator may do; None: there is no cache folder, or it is not ours."""
+        if self._writer is None or self._loader is None or not self._writer.locked:
+            return None
+        return Upkeep(self._memory, self._loader, self._writer)
 
     async def get(self, key: PublicKey) -> SeenPacket | None:
         """Return the packet of `key`, expired or not, and mark it as used.
@@ -188,6 +198,15 @@ class PacketStore:
                 await written.wait()
         return winner
 
+    def resize(self, capacity: int) -> None:
+        """Keep another number of packets from now on.
+
+        Those that are too many go a few at a time, as fast as the disk can forget them; the
+        memory they took is used again, but not given back.
+        """
+        self._memory.resize(capacity)
+        self._eviction_bell.ring()
+
     def put_soon(self, seen: SeenPacket) -> None:
         """Apply the cache update rule, write later; what is below its floor is dropped."""
         if self._memory.table.capacity == 0:
@@ -226,6 +245,13 @@ class PacketStore:
             loading=loader is not None and loader.loading,
         )
 
+    @property
+    def commits(self) -> tuple[Histogram, Histogram]:
+        """How many seconds commits took, and how many packets were in each."""
+        if self._writer is None:
+            return Histogram(SPANS_S), Histogram(SIZES)
+        return self._writer.commits_s, self._writer.groups
+
     def load_nodes(self) -> list[Node]:
         """Return the DHT nodes last saved, by this process or the one before."""
         return list(self._nodes)
@@ -236,6 +262,10 @@ class PacketStore:
         if self._writer is not None:
             self._writer.save_nodes(self._nodes)
 
+    def _on_commit(self) -> None:
+        if self._memory.crowded:
+            self._eviction_bell.ring()
+
     def _on_change(self) -> None:
         if self._memory.crowded:
             self._eviction_bell.ring()
@@ -245,8 +275,10 @@ class PacketStore:
     async def _evict(self) -> None:
         while True:
             await self._eviction_bell.heard()
-            while self._memory.crowded:
+            while self._memory.crowded and self._memory.may_evict:
                 self._memory.evict(_EVICT_AT_ONCE)
+                await trio.lowlevel.checkpoint()
+            while self._memory.table.spread():
                 await trio.lowlevel.checkpoint()
 
     async def _finish(self) -> None:

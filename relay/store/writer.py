@@ -18,11 +18,13 @@ from typing import Final
 import trio
 
 from relay.errors import StoreError
+from relay.histogram import SIZES, SPANS_S, Histogram
 from relay.store.bell import Bell
 from relay.store.database import DATABASE_FILE
 from relay.store.faults import DatabaseFaultError, as_faults
+from relay.store.floors import FLOORS_PER_PACKET
 from relay.store.lock import FolderLock
-from relay.store.memory import FLOORS_PER_PACKET, Memory
+from relay.store.memory import Memory
 from relay.store.packets import RECENCY_PIECE_KEYS, Changes, Node, PacketCache
 from relay.store.reader import Found
 from relay.store.records import KEY_BYTES
@@ -49,9 +51,13 @@ class Writer:
         self.path: Final = folder / DATABASE_FILE
         self.fault: DatabaseFaultError | None = None
         self.commits = 0
+        self.commits_s: Final = Histogram(SPANS_S)
+        """How long they took."""
+        self.groups: Final = Histogram(SIZES)
+        """Packets in each."""
         self.on_reopened: Callable[[bool], None] = lambda created: None
         """Called when the file was opened again after a fault; was it made anew?"""
-        self.on_commit: Callable[[], None] = lambda: None
+        self.on_commit: Final[list[Callable[[], None]]] = []
         self.bell: Final = Bell()
         self.floors_saved = False
         """Whether floors were written since the start."""
@@ -69,9 +75,19 @@ class Writer:
         # order of use is not known.
         self._loaded = False
         self._shrinking = False
+        self._settled = trio.Event()
         # Calls in threads are not abandoned when cancelled: a commit under way is waited for, so
         # that what is known of the disk stays true.
         self._thread = trio.CapacityLimiter(1)
+
+    @property
+    def locked(self) -> bool:
+        """Whether the folder is ours."""
+        return self._lock is not None
+
+    async def settled(self) -> None:
+        """Wait until the next group is on the disk, or writing fails."""
+        await self._settled.wait()
 
     @property
     def file_is_lost(self) -> bool:
@@ -195,8 +211,10 @@ class Writer:
             records=group.records,
             evicted=memory.floors.to_save(_EVICTED_IN_GROUP),
             nodes=self._nodes,
+            floors_max=FLOORS_PER_PACKET * memory.table.capacity,
             unsure=not self._loaded or memory.lost_evictions,
         )
+        began = trio.current_time()
         try:
             kept = await trio.to_thread.run_sync(
                 cache.commit, changes, self._wall_clock_us(), limiter=self._thread
@@ -211,8 +229,12 @@ class Writer:
         memory.adopt(Found(packets=kept))
         memory.backlog.finish(group)
         self.commits += 1
+        self.commits_s.observe(trio.current_time() - began)
+        self.groups.observe(len(group.records))
         self._note_healed()
-        self.on_commit()
+        self._settle()
+        for tell in self.on_commit:
+            tell()
 
     async def _begin_recency(self, cache: PacketCache) -> None:
         self._recency_due = trio.current_time() + RECENCY_INTERVAL_S
@@ -226,7 +248,7 @@ class Writer:
         self._recency_changes = changes
 
     async def _order_of_use(self) -> list[list[bytes]]:
-        """Return runs of keys in pieces, the least recently used ones in the first piece."""
+        """Return runs of keys in pieces, the least wanted ones in the first piece."""
         pieces: list[list[bytes]] = [[]]
         async for run in self._runs():
             if len(pieces[-1]) == RECENCY_PIECE_KEYS // _KEYS_AT_ONCE:
@@ -270,6 +292,7 @@ class Writer:
         """Say what is wrong, and let everybody go who waits for the disk."""
         news = self.fault is None or self.fault.heals != fault.heals
         self.fault = fault
+        self._settle()
         self._recency.clear()
         self._recency_changes = None
         if fault.heals:
@@ -280,6 +303,10 @@ class Writer:
         self._memory.forsake_disk()
         self._nodes = None
         _log.error("%s; going on from memory: packets are lost when the relay ends", fault)
+
+    def _settle(self) -> None:
+        self._settled.set()
+        self._settled = trio.Event()
 
     def _note_healed(self) -> None:
         if self.fault is not None:

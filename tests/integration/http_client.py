@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -73,22 +73,33 @@ class Client:
     async def send(self, data: bytes) -> None:
         await self.stream.send_all(data)
 
-    async def answers(self, count: int) -> list[Answer]:
-        """Wait for so many more answers. Their bodies are as long as they say."""
+    async def head(self) -> Answer:
+        """Wait for the head of an answer; its body is not read."""
         with trio.fail_after(ENDED_S):
-            while True:
-                found = answers(self.received) if b"\r\n\r\n" in self.received else []
-                whole = [a for a in found if len(a.body) == int(a.headers.get("content-length", 0))]
-                if len(whole) >= count:
-                    assert len(found) == count
-                    self.received = b""
-                    return found
-                data = await self.stream.receive_some()
-                assert data, f"closed after {self.received!r}"
-                self.received += data
+            while b"\r\n\r\n" not in self.received:
+                await self._receive()
+        head, end, self.received = self.received.partition(b"\r\n\r\n")
+        (answer,) = answers(head + end)
+        return answer
+
+    async def answer(self) -> Answer:
+        """Wait for one more answer. Its body is as long as it says."""
+        answer = await self.head()
+        length = int(answer.headers.get("content-length", 0))
+        with trio.fail_after(ENDED_S):
+            while len(self.received) < length:
+                await self._receive()
+        body, self.received = self.received[:length], self.received[length:]
+        return replace(answer, body=body)
+
+    async def answers(self, count: int) -> list[Answer]:
+        """Wait for so many more answers; there must be no more than that."""
+        found = [await self.answer() for _ in range(count)]
+        assert self.received == b""
+        return found
 
     async def status(self) -> int:
-        return (await self.answers(1))[0].status
+        return (await self.answer()).status
 
     async def ended(self) -> bool:
         """Wait for the server's end; False if it sends something instead."""
@@ -97,6 +108,11 @@ class Client:
                 return not (self.received or await self.stream.receive_some())
             except trio.BrokenResourceError:
                 return True
+
+    async def _receive(self) -> None:
+        data = await self.stream.receive_some()
+        assert data, f"closed after {self.received!r}"
+        self.received += data
 
 
 @asynccontextmanager

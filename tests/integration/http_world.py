@@ -88,7 +88,9 @@ class MemoryDht:
             return None
         return found
 
-    async def publish(self, packet: SignedPacket) -> int:
+    async def publish(
+        self, packet: SignedPacket, *, on_assured: Callable[[], None] | None = None
+    ) -> int:
         await self._answer()
         known = self.items.get(packet.public_key)
         if known is not None and known.timestamp_us > packet.timestamp_us:

@@ -13,20 +13,9 @@ from relay.config import HttpConfig
 from relay.http.clients import ClientRules
 from relay.http.deadlines import Deadlines
 from tests.integration.http_client import ENDED_S, connected, exchange, until
-from tests.integration.http_world import World, author
+from tests.integration.http_requests import ALICE, CLOSE, GET, MISS, PACKET, PUT, QUICK
+from tests.integration.http_world import World
 
-ALICE = author(1)
-BOB = author(2)
-PACKET = ALICE.packet(timestamp_us=1_755_302_400_000_000, ttl_s=3600)
-PATH = f"/{ALICE.key}"
-GET = f"GET {PATH} HTTP/1.1\r\nHost: relay.test\r\n\r\n".encode()
-MISS = f"GET /{BOB.key} HTTP/1.1\r\nHost: relay.test\r\n\r\n".encode()
-PUT = (
-    f"PUT {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(PACKET.payload)}\r\n\r\n".encode()
-    + PACKET.payload
-)
-CLOSE = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-QUICK = Deadlines(head_s=0.2, idle_s=0.4, write_s=0.3, age_s=60.0, drain_s=0.2, linger_s=0.2)
 WAYS = [
     "hypercorn",
     pytest.param("task", marks=pytest.mark.compiled),

@@ -32,23 +32,11 @@ from tests.integration.http_client import (
     exchange,
     until,
 )
-from tests.integration.http_world import author
+from tests.integration.http_requests import ALICE, CLOSE, GET, MISS, PACKET, PATH, PUT
 
 pytestmark = pytest.mark.compiled
 
-ALICE = author(1)
-BOB = author(2)
-PACKET = ALICE.packet(timestamp_us=1_755_302_400_000_000, ttl_s=3600)
-PATH = f"/{ALICE.key}"
-GET = f"GET {PATH} HTTP/1.1\r\nHost: relay.test\r\n\r\n".encode()
-MISS = f"GET /{BOB.key} HTTP/1.1\r\nHost: relay.test\r\n\r\n".encode()
-PUT = (
-    f"PUT {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(PACKET.payload)}\r\n\r\n".encode()
-    + PACKET.payload
-)
 UNKNOWN = b"GET /a/b HTTP/1.1\r\nHost: a\r\n\r\n"
-CLOSE = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-QUICK = Deadlines(head_s=0.2, idle_s=0.4, write_s=0.3, age_s=60.0, drain_s=0.2, linger_s=0.2)
 
 
 async def ask(port: int, request: bytes) -> Answer:
@@ -104,6 +92,18 @@ async def test_a_kept_connection_and_its_counters(world: FrontWorld) -> None:
         "head": {200: 1, 304: 1},
         "put": {204: 1},
     }
+    assert world.counters.answers == {
+        ("get", 200, "hit"): 1,
+        ("get", 304, "hit"): 1,
+        ("get", 404, "miss"): 1,
+        ("head", 200, "hit"): 1,
+        ("head", 304, "hit"): 1,
+        ("put", 204, "none"): 1,
+    }
+    durations = world.counters.durations_s
+    counts = {work: histogram.count for work, histogram in durations.items()}
+    assert counts == {"hit": 4, "miss": 1, "put": 1, "refused": 0, "other": 0}
+    assert all(0 < h.total < 10 for h in durations.values() if h.count)
     assert world.service.counters["hits"] == 4
     assert world.counters.connections == {"accepted": 1}
 
@@ -137,6 +137,8 @@ async def test_pipelined_requests_are_answered_in_order(world: FrontWorld) -> No
         world.dht.gate.set()
         found = [a.status for a in await client.answers(6)]
         assert found == [404, 200, 200, 200, 404, 200]
+        world.counters.refresh()  # also those that waited behind another are measured
+        assert world.counters.durations_s["hit"].count == 5
 
 
 async def test_a_slow_reader_gets_everything(world: FrontWorld) -> None:
@@ -273,6 +275,8 @@ async def test_one_cell_counts_whoever_answers() -> None:
         await c.send(b"GET /health HTTP/1.1\r\n\r\n")
         assert await c.status() == 200
     assert world.counters.requests["get"][429] == 4
+    assert world.counters.durations_s["refused"].count == 8
+    assert world.app.limits.refused == {"http": 8}
     assert world.service.counters["hits"] == 4
 
 
@@ -492,6 +496,24 @@ async def test_a_put_outlives_its_client(
         world.dht.gate.set()
         await until(lambda: world.service.counters["published"] == 1)
         assert [record[8:] for record in world.cache.table.records().values()] == [PACKET.payload]
+
+
+@pytest.mark.parametrize(("at_most", "cancelled"), [(1, 0), (0, 1)])
+async def test_in_a_crowd_puts_do_not_wait_without_their_clients(
+    world: FrontWorld, monkeypatch: pytest.MonkeyPatch, at_most: int, cancelled: int
+) -> None:
+    """Who hangs up again and again is not to leave a queue."""
+    monkeypatch.setattr(front, "OUTLIVING_MAX", at_most)
+    world.dht.gate = trio.Event()
+    async with world.serving() as port:
+        async with connected(port) as client:
+            await client.send(PUT)
+            await until(lambda: world.dht.waiting == 1)
+        await until(lambda: world.counters.connections_open == 0)
+        await until(lambda: world.dht.cancelled == cancelled)
+        world.dht.gate.set()
+        await until(lambda: world.dht.waiting == 0)
+        await until(lambda: world.service.counters["published"] == 1 - cancelled)
 
 
 # ---- The end ----

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -13,60 +11,12 @@ import trio
 
 from relay.http.deadlines import Deadlines
 from relay.http.http1 import HEAD_BYTES_MAX
+from tests.integration.http_client import connected
 from tests.integration.http_world import World, author
 
 ALICE = author()
 PACKET = ALICE.packet(timestamp_us=1_755_302_400_000_000)
 GET = f"GET /{ALICE.key}?policy=CacheOnly HTTP/1.1\r\nHost: relay.test\r\n\r\n".encode()
-ENDED_S = 10.0
-"""Far above any deadline in these tests; the machine may be busy."""
-
-
-class Client:
-    """A TCP connection that sends what it is told and reads whole answers."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
-        self.buffer = b""
-
-    async def send(self, data: bytes) -> None:
-        await self.stream.send_all(data)
-
-    async def head(self) -> tuple[int, dict[str, str]]:
-        while b"\r\n\r\n" not in self.buffer:
-            data = await self.stream.receive_some()
-            assert data, f"closed after {self.buffer!r}"
-            self.buffer += data
-        lines, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
-        status_line, *fields = lines.decode("latin-1").split("\r\n")
-        pairs = (line.partition(":") for line in fields)
-        return int(status_line.split()[1]), {n.lower(): v.strip() for n, _, v in pairs}
-
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        with trio.fail_after(ENDED_S):
-            status, headers = await self.head()
-            length = int(headers.get("content-length", "0"))
-            while len(self.buffer) < length:
-                self.buffer += await self.stream.receive_some()
-            body, self.buffer = self.buffer[:length], self.buffer[length:]
-            return status, headers, body
-
-    async def status(self) -> int:
-        return (await self.answer())[0]
-
-    async def ended(self) -> bool:
-        """Wait for the server's end; False if it sends something instead."""
-        with trio.fail_after(ENDED_S):
-            try:
-                return not (self.buffer or await self.stream.receive_some())
-            except trio.BrokenResourceError:
-                return True
-
-
-@asynccontextmanager
-async def connected(port: int) -> AsyncIterator[Client]:
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        yield Client(stream)
 
 
 @pytest.fixture
@@ -76,22 +26,15 @@ def world() -> World:
     return world
 
 
-async def until(condition: Any) -> None:
-    """Wait for other tasks on real sockets."""
-    with trio.fail_after(ENDED_S):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
-            await trio.sleep(0.005)
-
-
 async def test_keep_alive_and_headers(world: World) -> None:
     async with world.serving() as port, connected(port) as client:
         for _ in range(3):
             await client.send(GET)
-            status, headers, body = await client.answer()
-            assert (status, body) == (200, PACKET.payload)
-            assert "date" in headers
-            assert "server" not in headers
-            assert "connection" not in headers
+            answer = await client.answer()
+            assert (answer.status, answer.body) == (200, PACKET.payload)
+            assert "date" in answer.headers
+            assert "server" not in answer.headers
+            assert "connection" not in answer.headers
 
 
 async def test_pipelined_requests_are_answered_in_order(world: World) -> None:
@@ -138,8 +81,8 @@ async def test_forms_of_requests(world: World, request_text: str, status: int) -
 async def test_http_1_0_ends_with_its_answer(world: World) -> None:
     async with world.serving() as port, connected(port) as client:
         await client.send(GET.replace(b"HTTP/1.1", b"HTTP/1.0"))
-        status, headers, _ = await client.answer()
-        assert (status, headers["connection"]) == (200, "close")
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert await client.ended()
 
 
@@ -163,7 +106,7 @@ async def test_expect_continue(world: World) -> None:
     head = f"PUT /{ALICE.key} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: {size}"
     async with world.serving() as port, connected(port) as client:
         await client.send(head.encode() + b"\r\n\r\n")
-        assert (await client.head())[0] == 100
+        assert (await client.head()).status == 100
         await client.send(PACKET.payload)
         assert await client.status() == 204
 
@@ -172,8 +115,8 @@ async def test_a_large_body_is_refused_before_it_has_come(world: World) -> None:
     head = f"PUT /{ALICE.key} HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n"
     async with world.serving() as port, connected(port) as client:
         await client.send(head.encode() + bytes(50_000))
-        status, headers, _ = await client.answer()
-        assert (status, headers["connection"]) == (413, "close")
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
         assert await client.ended()
 
 

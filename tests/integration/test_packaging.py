@@ -89,7 +89,7 @@ def test_sdist_has_what_it_takes(sdist: Path) -> None:
     expected |= {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "_speedups").iterdir()
-        if path.suffix in {".pyx", ".pxd", ".pyi", ".h", ".py"}
+        if path.suffix in {".pyx", ".pxd", ".pxi", ".pyi", ".h", ".py"}
     }
     assert expected - names == set()
     assert [name for name in names if name.endswith((".c", ".so", ".pyc"))] == []
@@ -103,7 +103,7 @@ def test_wheel_has_code_types_and_data(wheel: Path) -> None:
         path.relative_to(ROOT).as_posix()
         for folder in ("relay/http", "relay/store")
         for path in (ROOT / folder).iterdir()
-        if path.suffix in {".html", ".css", ".sql"}
+        if path.suffix in {".html", ".css", ".js", ".sql"}
     }
     assert expected - set(names) == set()
     for name in EXTENSIONS:

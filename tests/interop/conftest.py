@@ -27,8 +27,16 @@ NETWORKS: Final[dict[str, Callable[[], Peer]]] = {
     "rust": lambda: peers.rust_net("--nodes", 10),
     "ours": lambda: peers.own_net(10),
 }
+ARTIFACTS: Final = Path(__file__).resolve().parents[2] / "artifacts"
+"""Where tests leave pictures."""
 ENTRY_NODES: Final = 2
 """How many nodes of a network a relay is told of; it has to find the others by itself."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say where the pictures are, which are part of what a run puts out."""
+    for picture in sorted(ARTIFACTS.glob("*.png")):
+        terminalreporter.write_line(f"picture: {picture}")
 
 
 @dataclass(frozen=True, slots=True)

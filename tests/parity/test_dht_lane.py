@@ -107,6 +107,8 @@ class Nodes:
             sent = [(reply, source)] if reply else []
         assert sent == expected
         assert asdict(self.behind.counters) == asdict(self.alone.counters)
+        assert self.behind.queries_in() == self.alone.queries_in()
+        assert self.behind.queries_in().total() == self.behind.counters.queries_in
         return sent
 
     def takes(self, payload: bytes, source: Address = FRIEND, now: float = 1.0) -> bool:
@@ -331,6 +333,21 @@ def test_budgets_and_limits_are_those_of_the_node() -> None:
         assert counters.dropped_budget > 50
         assert (counters.dropped_filter > 0) == (limit is not None)
         assert 5 <= counters.replies_out < 100
+
+
+def test_another_limit_holds_from_the_next_query_on() -> None:
+    nodes = Nodes(limit=lambda: QueryLimit(1.0, 3))
+    now = 1000.0
+    for limit, served in ((QueryLimit, 3), (None, 5), (QueryLimit, 2), (None, 5)):
+        now += 1000.0
+        if now > 2000.0:
+            for node in (nodes.alone, nodes.behind):
+                node.limit_queries(None if limit is None else limit(1.0, served))
+        before = nodes.behind.counters.replies_out
+        for number in range(5):
+            nodes.receive(query(b"get", target=ITEM.target), PUBLIC, now + number / 1000)
+        assert nodes.behind.counters.replies_out - before == served
+        assert nodes.alone.counters == nodes.behind.counters
 
 
 def test_use_keeps_what_is_stored_whoever_answers() -> None:

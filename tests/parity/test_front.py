@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from relay._speedups import front
 from relay.errors import PublicKeyError
 from relay.gcra import Gcra
+from relay.histogram import SPANS_S, Histogram
 from relay.http.clients import ClientRules, Network
 from relay.http.cors import _SAFE_VALUE
 from relay.http.front import _request
@@ -25,6 +26,22 @@ from relay.pkarr.zbase32 import decode, encode
 
 KEY = "8pinxxgqs41n4aididenw5apqp1urfmzdztr8jt4abrkdn435ewo"
 LAST_SECOND_US = 253_402_300_799_000_000
+
+
+# ---- Durations ----
+
+
+@given(st.integers(0, 2**64 - 1) | st.integers(0, 2**20) | st.sampled_from(range(30)))
+def test_durations_are_counted_alike(ns: int) -> None:
+    histogram = Histogram(tuple(round(bound * 1e9) for bound in SPANS_S))
+    histogram.observe(ns)
+    assert histogram.counts.index(1) == front.span_of(ns)
+
+
+@pytest.mark.parametrize("step", range(len(SPANS_S)))
+def test_a_bound_belongs_to_its_step(step: int) -> None:
+    ns = round(SPANS_S[step] * 1e9)
+    assert [front.span_of(ns), front.span_of(ns + 1)] == [step, step + 1]
 
 
 # ---- Dates ----

@@ -51,6 +51,8 @@ def step(
         return table.expect(key)
     if choice < 0.85:
         return table.load(key, record)
+    if choice < 0.90:
+        return table.remove(key)
     if choice < 0.999:
         return table.evict()
     return table.forget_expected()
@@ -78,6 +80,58 @@ def test_long_histories_agree(sizes: str, capacity: int) -> None:
     assert twins[1].evict() is None
 
 
+def test_a_table_that_grows_agrees_at_every_step_of_the_way() -> None:
+    """From 256 buckets to 65,536, and while that is under way to 262,144; and never back."""
+    rng = seeded("growing")
+    twins = PurePacketTable(100), compiled.PacketTable(100)
+    keys = [rng.randbytes(32) for _ in range(6000)]
+    for key in keys[:5000]:
+        record = rng.randbytes(80)
+        for table in twins:
+            table.put(key, record)
+    spread = 0
+    for capacity in (20_000, 100_000, 50):
+        for table in twins:
+            table.resize(capacity)
+        for count in range(2000):
+            spread += twins[1].spread()
+            choice, key, record = rng.random(), rng.choice(keys), rng.randbytes(80)
+            outcomes = [step(table, choice, key, record) for table in twins]
+            assert outcomes[0] == outcomes[1], f"step {count}"
+        assert twins[0].records() == twins[1].records()
+    assert spread > 100
+    assert not twins[1].spread()
+    assert all(twins[1].peek(key) == twins[0].peek(key) for key in keys)
+
+
+def test_others_look_up_while_it_grows() -> None:
+    table = compiled.PacketTable(100)
+    rng = seeded("growing with others")
+    packets = {rng.randbytes(32): rng.randbytes(80) for _ in range(3000)}
+    for key, record in packets.items():
+        table.put(key, record)
+    table.share(True)
+    missing: list[bytes] = []
+    grown = threading.Event()
+
+    def look_up() -> None:
+        while not grown.is_set():
+            missing.extend(key for key in packets if compiled.lookup(table, key) is None)
+
+    readers = [threading.Thread(target=look_up) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    table.resize(200_000)
+    while table.spread():
+        pass
+    grown.set()
+    for reader in readers:
+        reader.join()
+    table.share(False)
+    assert missing == []
+    assert table.records() == packets
+
+
 def test_walks_agree_while_nothing_changes() -> None:
     twins = PurePacketTable(9000), compiled.PacketTable(9000)
     for number in range(9000):
@@ -94,20 +148,20 @@ def test_walks_agree_while_nothing_changes() -> None:
 
 
 def test_a_walk_delivers_what_is_used_meanwhile_later() -> None:
-    """With that the pieces, last one first, are the order of use: the first of each key counts."""
-    table = compiled.PacketTable(10)
+    """With that the pieces, last one first, are the order: the first of each key counts."""
+    table = compiled.PacketTable(10)  # the last of them is new, the others are kept
     keys = [bytes([number]) * 32 for number in range(6)]
     for key in keys:
         table.put(key, bytes(80))
     table.begin_walk()
-    assert table.walk(2) == keys[1] + keys[0]
-    table.get(keys[2])  # where the walk is
+    assert table.walk(2) == keys[0] + keys[5]
+    table.get(keys[2])  # where the walk will be
     table.get(keys[0])  # where it has been
     table.put(keys[4], bytes(1000))  # moves to another place in memory
-    assert table.walk(3) == keys[2] + keys[5] + keys[3]
-    assert table.walk(3) == keys[4] + keys[0]
+    assert table.walk(3) == keys[0] + keys[3] + keys[1]
+    assert table.walk(3) == keys[4] + keys[2]
     assert table.walk(3) == b""
-    assert table.keys() == [keys[number] for number in (4, 0, 2, 5, 3, 1)]
+    assert table.keys() == [keys[number] for number in (4, 2, 0, 3, 1, 5)]
 
 
 @pytest.mark.parametrize("table", [PurePacketTable(1), compiled.PacketTable(1)])
@@ -221,9 +275,9 @@ def test_a_lookup_is_a_use() -> None:
     other = bytes(32)
     for key in (KEY, other):
         table.put(key, bytes(80))
+    assert table.keys() == [KEY, other], "one is kept, the other new"
+    compiled.lookup(table, other)
     assert table.keys() == [other, KEY]
-    compiled.lookup(table, KEY)
-    assert table.keys() == [KEY, other]
     table.expect(bytes(31) + b"1")
     assert compiled.lookup(table, bytes(31) + b"1") is None
 

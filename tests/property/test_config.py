@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
-KEYS = {table: sorted(content) for table, content in tomllib.loads(SHIPPED.read_text()).items()} | {
-    "rate_limiter": ["behind_proxy", "quota", "burst", "per_second", "burst_size", "exempt"]
+KEYS = {
+    table: re.findall(r"(?m)^(?:# )?(\w+) = ", content)
+    for table, content in re.findall(r"(?ms)^\[(\w+)\]$(.*?)(?=^\[|\Z)", SHIPPED.read_text())
 }
+"""Of each table, those that are commented out included."""
 
 bare_keys = st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True)
 quoted_keys = st.text(

@@ -1,12 +1,13 @@
-"""The packet table against a plain list, as a state machine.
+"""The packet table against plain lists, as a state machine.
 
-The model is what the table promises: a list in order of last use, and places held for packets
-that are expected from the disk. The table in use is tested, and the pure one where that is
-another.
+The model is what the table promises: a list of new packets and one of those that are kept, each in
+the order in which they came, places held for packets that are expected from the disk, and who was
+evicted unused. The table in use is tested, and the pure one where that is another.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from hypothesis import settings
@@ -22,95 +23,177 @@ records = st.tuples(st.sampled_from([80, 81, 92, 93, 261, 1080]), st.integers(0,
 )
 
 
+@dataclass
+class Entry:
+    """A packet, or, without a record, the place of one; `uses` is how often it will be spared."""
+
+    key: bytes
+    record: bytes | None
+    uses: int = 0
+    used: bool = False
+
+    def use(self) -> None:
+        self.uses = min(self.uses + 1, 3)
+        self.used = True
+
+
 class TableMachine(RuleBasedStateMachine):
-    """`order` is the model, least recently used first; None holds a place.
+    """`new` and `kept` are the model, oldest first, `ghosts` the keys evicted from `new`.
 
     `throughout` are the packets that were there since the walk began, `visited` what it gave.
     """
 
     kind: ClassVar[type[PacketTable]] = PacketTable
 
-    @initialize(capacity=st.integers(0, 6))
+    @initialize(capacity=st.one_of(st.integers(0, 6), st.just(70)))
     def start(self, capacity: int) -> None:
         self.table = self.kind(capacity)
-        self.order: list[tuple[bytes, bytes | None]] = []
+        self.new: list[Entry] = []
+        self.kept: list[Entry] = []
+        self.ghosts: list[bytes | None] = []
+        self.ghosts_max = max(capacity - max(capacity // 32, 1), 0)
         self.throughout: set[bytes] | None = None
         self.visited = b""
         self.undisturbed = False
         self.changes = (self.table.changes, self.table.keys())
 
-    def held(self, key: bytes) -> tuple[bytes, bytes | None] | None:
-        return next((entry for entry in self.order if entry[0] == key), None)
+    def held(self, key: bytes) -> Entry | None:
+        return next((entry for entry in self.new + self.kept if entry.key == key), None)
+
+    def has_room(self) -> bool:
+        return len(self.new + self.kept) < self.table.capacity
+
+    def in_order(self) -> list[Entry]:
+        entries = sorted(self.new + self.kept, key=lambda entry: entry.used)
+        return [entry for entry in entries if entry.record is not None]
+
+    @property
+    def new_share(self) -> int:
+        return max(self.table.capacity // 32, 1)
+
+    def remember(self, key: bytes) -> None:
+        """Among the last evicted; those that came back leave a gap."""
+        self.ghosts.append(key)
+        del self.ghosts[: max(len(self.ghosts) - self.ghosts_max, 0)]
 
     @rule(key=keys, record=records)
     def put(self, key: bytes, record: bytes) -> None:
         self.table.put(key, record)
-        self.order = [entry for entry in self.order if entry[0] != key] + [(key, record)]
+        entry = self.held(key)
+        if entry is not None:
+            entry.record = record
+            entry.use()
+            return
+        if key in self.ghosts:
+            self.ghosts[self.ghosts.index(key)] = None
+            self.kept.append(Entry(key, record))
+        else:
+            self.new.append(Entry(key, record))
+        room = len(self.new + self.kept) <= self.table.capacity
+        if room and len(self.new) > self.new_share:
+            self.kept.append(self.new.pop(0))
 
     @rule(key=keys)
     def get(self, key: bytes) -> None:
         entry = self.held(key)
-        if entry is None or entry[1] is None:
+        if entry is None or entry.record is None:
             assert self.table.get(key) is None
         else:
-            assert self.table.get(key) == entry[1]
-            self.order.remove(entry)
-            self.order.append(entry)
+            assert self.table.get(key) == entry.record
+            entry.use()
 
     @rule(key=keys)
     def peek(self, key: bytes) -> None:
         entry = self.held(key)
-        assert self.table.peek(key) == (None if entry is None else entry[1])
+        assert self.table.peek(key) == (None if entry is None else entry.record)
         assert (key in self.table) == (self.table.peek(key) is not None)
 
     @rule(run=st.lists(keys, max_size=4))
     def expect(self, run: list[bytes]) -> None:
         self.table.expect(b"".join(run))
         for key in run:
-            if self.held(key) is None and len(self.order) < self.table.capacity:
-                self.order.insert(0, (key, None))
+            if self.held(key) is None and self.has_room():
+                self.kept.insert(0, Entry(key, None))
+
+    def take(self, key: bytes, record: bytes) -> bool:
+        """Load into the model; False: there is no room, or it is there already."""
+        entry = self.held(key)
+        if entry is None and self.has_room():
+            self.kept.insert(0, Entry(key, record))
+            return True
+        if entry is not None and entry.record is None:
+            entry.record = record
+            return True
+        return False
 
     @rule(key=keys, record=records)
     def load(self, key: bytes, record: bytes) -> None:
         entry = self.held(key)
-        if entry is not None:
-            assert self.table.load(key, record)
-            if entry[1] is None:
-                self.order[self.order.index(entry)] = (key, record)
-        else:
-            room = len(self.order) < self.table.capacity
-            assert self.table.load(key, record) == room
-            if room:
-                self.order.insert(0, (key, record))
+        there = entry is not None and entry.record is not None
+        assert self.table.load(key, record) == (self.take(key, record) or there)
 
     @rule(rows=st.lists(st.tuples(keys, records), max_size=4))
     def load_pack(self, rows: list[tuple[bytes, bytes]]) -> None:
-        refused = []
-        for key, record in rows:
-            entry = self.held(key)
-            if entry is not None and entry[1] is None:
-                self.order[self.order.index(entry)] = (key, record)
-            elif entry is None and len(self.order) < self.table.capacity:
-                self.order.insert(0, (key, record))
-            else:
-                refused.append((key, record))
+        refused = [row for row in rows if not self.take(*row)]
         assert self.table.load_pack(b"".join(packed(*row) for row in rows)) == refused
 
     @rule()
     def forget_expected(self) -> None:
         self.table.forget_expected()
-        self.order = [entry for entry in self.order if entry[1] is not None]
+        self.kept = [entry for entry in self.kept if entry.record is not None]
+
+    def victim(self) -> tuple[bytes, bytes] | None:
+        """Evict from the model."""
+        spared = 0
+        while self.new or self.kept:
+            kept_share = max(self.table.capacity - self.new_share, 0)
+            is_new = len(self.new) > self.new_share or len(self.kept) <= kept_share
+            is_new = is_new and bool(self.new)
+            entry = (self.new if is_new else self.kept).pop(0)
+            if entry.record is None:
+                continue
+            if entry.uses and spared < 16:
+                spared += 1
+                entry.uses -= 1
+                self.kept.append(entry)
+                continue
+            if is_new:
+                self.remember(entry.key)
+            return entry.key, entry.record
+        return None
 
     @rule()
     def evict(self) -> None:
-        while self.order and self.order[0][1] is None:
-            del self.order[0]
-        assert self.table.evict() == (self.order.pop(0) if self.order else None)
+        assert self.table.evict() == self.victim()
+
+    @precondition(lambda self: len(self.new + self.kept) > self.table.capacity)
+    @rule()
+    def evict_what_is_too_much(self) -> None:
+        while len(self.table) > self.table.capacity:
+            self.evict()
+
+    @rule(capacity=st.integers(0, 6))
+    def resize(self, capacity: int) -> None:
+        self.table.resize(capacity)
+        assert self.table.capacity == capacity
+
+    @rule()
+    def spread(self) -> None:
+        self.table.spread()
+
+    @rule(key=keys)
+    def remove(self, key: bytes) -> None:
+        entry = self.held(key)
+        if entry is None or entry.record is None:
+            assert self.table.remove(key) is None
+        else:
+            assert self.table.remove(key) == entry.record
+            (self.new if entry in self.new else self.kept).remove(entry)
 
     @rule()
     def begin_walk(self) -> None:
         self.table.begin_walk()
-        self.throughout = {key for key, record in self.order if record is not None}
+        self.throughout = {entry.key for entry in self.in_order()}
         self.visited = b""
         self.undisturbed = True
 
@@ -133,7 +216,7 @@ class TableMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees_with_the_model(self) -> None:
-        present = [entry for entry in self.order if entry[1] is not None]
+        present = [(entry.key, entry.record) for entry in self.in_order()]
         assert len(self.table) == len(present)
         order = self.table.keys()
         assert order == [key for key, _ in reversed(present)]

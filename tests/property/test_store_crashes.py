@@ -20,7 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from relay.errors import NotMostRecentError
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket, SignedPacket
-from relay.store.memory import FLOORS_PER_PACKET, Memory
+from relay.store.floors import FLOORS_PER_PACKET
+from relay.store.memory import Memory
 from relay.store.packets import Changes, PacketCache
 from relay.store.reader import PacketReader, Piece
 

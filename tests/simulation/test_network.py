@@ -250,6 +250,40 @@ def test_a_network_that_heals_is_found_within_a_minute() -> None:
     assert net.put(client, make_item(1)).stored == 5
 
 
+def test_what_is_begun_after_an_outage_does_not_share_the_fate_of_what_was_begun_before() -> None:
+    """A get and a put of a key that was asked for in vain; all that was sent for that is lost."""
+    net = SimNetwork(20)
+    addresses = net.grow(10)
+    item, newer = make_item(1, 1), make_item(1, 2)
+    net.put(addresses[0], item)
+    client, _ = net.add_node(addresses[:2], server=False)
+    net.advance(10.0)
+    net.loss_ratio = 1.0
+    net.start_get(client, item.public_key)
+    net.advance(1.0)  # its second tries are lost, too
+    net.loss_ratio = 0.0
+    healed = net.now
+    assert net.put(client, newer).stored == 10
+    assert net.get(client, item.public_key).best == newer
+    assert net.now - healed < 1.0
+
+
+def test_a_node_that_slept_for_an_hour_works_as_soon_as_it_is_asked() -> None:
+    """All that it knows is out of date by then, but for its bootstrap addresses."""
+    net = SimNetwork(21)
+    addresses = net.grow(10)
+    client, node = net.add_node(addresses[:2], server=False)
+    net.advance(10.0)
+    del net.machines[client]
+    net.advance(3600.0)
+    net.add_machine(client, node)
+    woken = net.now
+    item = make_item(1)
+    assert net.put(client, item).stored == 10
+    assert net.get(client, item.public_key).best == item
+    assert net.now - woken < 1.0
+
+
 def test_public_addresses_are_paced() -> None:
     """No more than 15 + 3 a second to one IP address, whatever is asked of the node."""
     net = SimNetwork(15, public=True)

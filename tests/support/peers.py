@@ -12,7 +12,7 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self, TypeAlias, cast
@@ -130,6 +130,10 @@ class Peer:
     ) -> None:
         self.close()
 
+    def next_line(self) -> Json:
+        """Wait for the next line of a peer that tells of what happens to it."""
+        return self._read()
+
     @property
     def _stdout(self) -> IO[str]:
         assert self._process.stdout is not None
@@ -172,8 +176,20 @@ def with_bootstrap(addresses: Iterable[str]) -> list[str]:
 
 def run(name: str, *arguments: object, timeout_s: float = 60.0) -> Json:
     """Run a Rust peer that does one thing and prints one JSON line."""
-    command: Sequence[str] = [str(program(name)), *map(str, arguments)]
+    return last_line(program(name), *arguments, timeout_s=timeout_s)
+
+
+def last_line(*command: object, timeout_s: float) -> Json:
+    """Run a command to its end and return the last line that it prints, which is JSON."""
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, timeout=timeout_s, check=False
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=timeout_s,
+        check=False,
     )
-    return cast("Json", json.loads(done.stdout.splitlines()[-1]))
+    lines = done.stdout.splitlines()
+    if not lines:
+        raise PeerError(f"peer ended with status {done.returncode} and said nothing")
+    return cast("Json", json.loads(lines[-1]))

@@ -207,9 +207,9 @@ class RelayProcess:
         """Ask for a key."""
         return self.request(key if policy is None else f"{key}?policy={policy}")
 
-    def put(self, key: str, payload: bytes) -> Answer:
+    def put(self, key: str, payload: bytes, timeout_s: float = 30.0) -> Answer:
         """Publish a packet."""
-        return self.request(key, "PUT", payload)
+        return fetch(self.url + key, "PUT", payload, timeout_s=timeout_s)
 
     def health(self) -> Answer:
         """Ask ``/health``."""

@@ -15,6 +15,7 @@ from relay import __version__, _kernels, cli
 from relay.config import Config, load_config
 from relay.config import testnet_config as settings_of_testnet
 from relay.errors import RelayError, StartupError, StoreError
+from relay.notify import ServiceManager
 
 Runs = list[tuple[Config, bool]]
 
@@ -39,7 +40,7 @@ def serve_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], int]],
     def put(outcome: Callable[[], int]) -> Runs:
         runs: Runs = []
 
-        def run(config: Config, *, testnet: bool) -> int:
+        def run(config: Config, *, testnet: bool, manager: ServiceManager) -> int:
             runs.append((config, testnet))
             return outcome()
 

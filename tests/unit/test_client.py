@@ -131,10 +131,20 @@ async def test_network_only_waits_for_all_and_takes_the_most_recent(client_of, a
     assert client._relays[1].asked == [(KEY, ResolvePolicy.NETWORK_ONLY, None)]
 
 
-async def test_cache_only_asks_nobody(client_of):
-    relay = ScriptedRelay(NEW)
-    assert await client_of(relay).resolve(KEY, ResolvePolicy.CACHE_ONLY) is None
-    assert relay.asked == []
+async def test_cache_only_asks_the_relays_caches_for_what_is_unknown(client_of):
+    relays = [ScriptedRelay(OLD), ScriptedRelay(NEW, age_s=9999)]
+    client = client_of(*relays)
+    assert client.known(KEY) is None
+    assert await client.resolve(KEY, ResolvePolicy.CACHE_ONLY) == NEW  # as the reference's client
+    assert [relay.asked for relay in relays] == [[(KEY, ResolvePolicy.CACHE_ONLY, None)]] * 2
+    assert await client.resolve(KEY, ResolvePolicy.CACHE_ONLY) == NEW
+    assert len(relays[0].asked) == 1
+    assert client.known(KEY).packet == NEW
+
+
+async def test_cache_only_never_asks_the_dht():
+    async with Client(bootstrap=[], bind_address="127.0.0.1") as client:
+        assert await client.resolve(KEY, ResolvePolicy.CACHE_ONLY) is None
 
 
 async def test_one_that_knows_of_nothing_outweighs_failures(client_of):
@@ -182,7 +192,7 @@ async def test_a_more_recent_packet_somewhere_is_told(client_of):
     client = client_of(ScriptedRelay(3), ScriptedRelay(NotMostRecentError()))
     with pytest.raises(NotMostRecentError):
         await client.publish(NEW)
-    assert await client.resolve(KEY, ResolvePolicy.CACHE_ONLY) is None
+    assert client.known(KEY) is None
 
 
 async def test_failed_publishes(client_of):
@@ -198,14 +208,14 @@ async def test_the_cache_is_bounded(client_of):
     keypairs = [Keypair.from_seed(bytes([number]) * 32) for number in range(3)]
     for keypair in keypairs:
         await client.publish(client.sign(keypair, []))
-    kept = [await client.resolve(k.public_key, ResolvePolicy.CACHE_ONLY) for k in keypairs]
+    kept = [client.known(keypair.public_key) for keypair in keypairs]
     assert [packet is not None for packet in kept] == [False, True, True]
 
 
 async def test_without_cache_answers_still_come(client_of):
     client = client_of(ScriptedRelay(NEW), cache_packets=0)
     assert await client.resolve(KEY) == NEW
-    assert await client.resolve(KEY, ResolvePolicy.CACHE_ONLY) is None
+    assert client.known(KEY) is None
 
 
 async def test_what_is_signed_last_is_the_most_recent(client_of, clock):

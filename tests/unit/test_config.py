@@ -310,11 +310,16 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
     for path, reason in (
         (missing, "No such file or directory"),
-        (tmp_path, "Is a directory"),
         (Path("a\0b"), "embedded null byte"),
     ):
         with pytest.raises(ConfigError, match=f"failed to read .*{reason}"):
             load_config(path, {})
+
+
+def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
+    """Docker makes one where the file that is to be mounted is missing."""
+    with pytest.raises(ConfigError, match=f"{tmp_path} is a folder, not a file: Docker makes"):
+        load_config(tmp_path, {})
 
 
 def test_unknown_tables_and_keys_are_warnings(load: Callable[..., Config]) -> None:
@@ -483,3 +488,53 @@ def test_lines_of_keys(text: str, path: tuple[str, ...], line: int) -> None:
 
 def test_lines_of_what_is_not_toml_are_those_before_it() -> None:
     assert key_lines("a = 1\nb = 'x\nc = 2") == {("a",): 1, ("b",): 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "bind"),
+    [
+        ("127.0.0.1:9100", ("127.0.0.1", 9100)),
+        ("[::1]:9100", ("::1", 9100)),
+        ("[2001:DB8:0::1]:1", ("2001:db8::1", 1)),
+        ("192.0.2.1:0", ("192.0.2.1", 0)),
+        ("[::ffff:10.0.0.1]:65535", ("10.0.0.1", 65535)),
+    ],
+)
+def test_metrics_have_an_address_of_their_own(
+    load: Callable[..., Config], text: str, bind: tuple[str, int]
+) -> None:
+    assert load(f'[metrics]\nbind = "{text}"').metrics.bind == bind
+    assert load("", METRICS__BIND=text).metrics.bind == bind
+
+
+def test_metrics_are_off_unless_bound(load: Callable[..., Config]) -> None:
+    assert load("").metrics.bind is None
+    assert load("[metrics]").metrics.bind is None
+    assert load("[metrics]\nport = 1").warnings == (
+        f"{load('').source}, line 2: unknown key metrics.port is ignored",
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("9100", ""),
+        ('["127.0.0.1:9100"]', ""),
+        ('"127.0.0.1"', " does not end in a port from 0 to 65535"),
+        ('"127.0.0.1:65536"', " does not end in a port from 0 to 65535"),
+        ('"127.0.0.1:\u0663"', " does not end in a port from 0 to 65535"),
+        ('":9100"', ""),
+        ('"localhost:9100"', "'localhost' does not appear to be an IPv4 or IPv6 address"),
+        ('"::1:9100"', "an IPv6 address stands in brackets, an IPv4 address does not"),
+        ('"[127.0.0.1]:9100"', "an IPv6 address stands in brackets, an IPv4 address does not"),
+    ],
+)
+def test_what_is_no_address_for_metrics(
+    refusal: Callable[..., str], value: str, reason: str
+) -> None:
+    message = refusal(f"\n[metrics]\nbind = {value}")
+    assert message.startswith("config.toml, line 3: metrics.bind = ")
+    assert reason in message
+    assert message.endswith(
+        'allowed: an IP address and a port, such as "127.0.0.1:9100" or "[::1]:9100"'
+    )

@@ -6,11 +6,14 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from relay import logs
+from relay import _log_lines, logs
 
 LOGGERS = (
     "relay",
@@ -166,15 +169,145 @@ def test_json_is_one_object_a_line() -> None:
     assert line.isascii()
 
 
-def test_a_traceback_follows_the_line() -> None:
+def test_a_traceback_is_one_sentence() -> None:
     stream = written()
     try:
-        raise ValueError("no luck")
-    except ValueError:
+        try:
+            raise ValueError("no\nluck")
+        except ValueError as error:
+            raise RuntimeError("broken") from error
+    except RuntimeError:
         logging.getLogger("relay").exception("failed")
-    head, *rest = stream.getvalue().splitlines()
-    assert head.endswith("ERROR pkarr_relay: failed")
-    assert rest[-1] == "ValueError: no luck"
+    (line,) = stream.getvalue().splitlines()
+    name = "test_a_traceback_is_one_sentence"
+    assert re.search(
+        rf"ERROR pkarr_relay: failed: RuntimeError: broken \(unit/test_logs.py:\d+ {name}\)"
+        rf" because of ValueError: no\\nluck \(unit/test_logs.py:\d+ {name}\)$",
+        line,
+    )
+
+
+def test_a_group_of_errors_is_one_line() -> None:
+    stream = written()
+    try:
+        raise ExceptionGroup("two", [ValueError("a"), KeyError("b")])
+    except ExceptionGroup:
+        logging.getLogger("relay").exception("failed")
+    (line,) = stream.getvalue().splitlines()
+    assert "[ValueError: a (); KeyError: 'b' ()]" in line
+
+
+def test_frames_of_ours_are_shown_from_the_package_on() -> None:
+    stream = written()
+    try:
+        logs.parse_filter(None)  # type: ignore[arg-type]
+    except AttributeError:
+        logging.getLogger("relay").exception("failed")
+    assert re.search(r"\(relay/logs\.py:\d+ parse_filter < unit/test_logs", stream.getvalue())
+
+
+def test_fields_follow_the_message() -> None:
+    stream = written()
+    values = logs.fields(key="a=b c\n\x7f", n=3, none=None, client="192.0.2.0/24")
+    logging.getLogger("relay").info("x", extra=values)
+    shown = stream.getvalue().partition(": x ")[2]
+    assert shown == 'key="a=b c\\n\\u007f" n=3 client=192.0.2.0/24\n'
+
+
+def test_fields_are_keys_of_the_object_and_replace_none_of_its_own() -> None:
+    stream = written("json")
+    logging.getLogger("relay").info("x", extra=logs.fields(n=3, level="?", text="\x7f"))
+    assert "\x7f" not in stream.getvalue()
+    record = json.loads(stream.getvalue())
+    assert (record["n"], record["level"], record["text"]) == (3, "INFO", "\x7f")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_lines_caused_by_a_request_bear_its_id(log_format: logs.LogFormat) -> None:
+    stream = written(log_format)
+    token = logs.request_id.set(lambda: "abc-1")
+    logging.getLogger("relay.net").warning("x")
+    logs.request_id.reset(token)
+    logging.getLogger("relay.net").warning("y")
+    first, second = stream.getvalue().splitlines()
+    assert "abc-1" in first
+    assert "request_id" in first
+    assert "request_id" not in second
+
+
+def test_no_place_floods_the_log() -> None:
+    times = [0.0]
+    sparing = _log_lines.Sparing(lambda: times[-1])
+
+    def log(line: int, level: int = logging.WARNING) -> str | None:
+        """Return what became of a record of one place: its field if it has got one."""
+        record = logging.LogRecord("relay", level, "a.py", line, "x", (), None)
+        if not sparing.filter(record):
+            return None
+        fields: dict[str, object] = getattr(record, "fields", {})
+        return str(fields.get("left_out", "passed"))
+
+    burst = _log_lines.BURST_LINES
+    seen = [log(1) for _ in range(1000)]
+    assert seen == ["passed"] * (burst - 1) + ["more like this"] + [None] * (1000 - burst)
+    assert log(2) == "passed"
+    assert log(1, logging.DEBUG) == "passed"
+    times.append(_log_lines.PAUSE_S)
+    assert [log(1), log(1)] == [str(1000 - burst), None]
+    times.append(10_000.0)
+    assert [log(1), log(1)] == ["1", "passed"]
+
+
+@pytest.mark.parametrize(
+    ("how", "shown"),
+    [
+        ("short", ["192.0.2.0/24", "2001:db8:1::/48", None]),
+        ("full", ["192.0.2.77", "2001:db8:1:2::3", None]),
+        ("none", [None, None, None]),
+    ],
+)
+def test_a_client_is_told_of_as_the_operator_wants(
+    how: logs.ClientAddresses, shown: list[str | None]
+) -> None:
+    logs.configure(None, {}, "text", client_addresses=how, stream=io.StringIO())
+    addresses = (IPv4Address("192.0.2.77"), IPv6Address("2001:db8:1:2::3"), None)
+    assert [logs.show_client(address) for address in addresses] == shown
+
+
+def test_the_files_filter_counts_where_there_is_no_other() -> None:
+    logs.configure(None, {}, "text", file_filter="warn,pkarr_relay=debug", stream=io.StringIO())
+    assert logging.getLogger("relay.store").isEnabledFor(logging.DEBUG)
+    assert logs.reconfigure("error", "short") == []
+    assert not logging.getLogger("relay.store").isEnabledFor(logging.WARNING)
+    assert logs.reconfigure(None, "short") == []
+    assert logging.getLogger("relay.store").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("relay.store").isEnabledFor(logging.DEBUG)
+
+
+@pytest.mark.parametrize(("option", "environ"), [("info", {}), (None, {"RUST_LOG": "info"})])
+def test_a_filter_that_does_not_count_is_told(option: str | None, environ: dict[str, str]) -> None:
+    told = logs.configure(option, environ, "text", file_filter="off", stream=io.StringIO())
+    assert [sentence[:10] for sentence in told] == ["log.filter"]
+    assert logging.getLogger("relay").isEnabledFor(logging.INFO)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_journal_is_told_how_grave_a_line_is(log_format: str) -> None:
+    """Standard error is the journal's stream if JOURNAL_STREAM names its device and inode."""
+    script = (
+        "import logging, os, sys; from relay import logs\n"
+        "status = os.fstat(2); stream = f'{status.st_dev}:{status.st_ino}'\n"
+        f"logs.configure('debug', {{'JOURNAL_STREAM': stream}}, {log_format!r})\n"
+        "log = logging.getLogger('relay')\n"
+        "log.debug('a'); log.info('b'); log.warning('c'); log.error('d')\n"
+        f"logs.configure('debug', {{'JOURNAL_STREAM': '1:2'}}, {log_format!r}); log.error('e')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    *lines, last = done.stderr.splitlines()
+    assert [line[:3] for line in lines] == ["<7>", "<6>", "<4>", "<3>"]
+    assert last[0] in "2{"
 
 
 def test_configuring_twice_writes_once() -> None:

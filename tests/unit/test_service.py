@@ -42,6 +42,7 @@ class FakeDht:
     error: Exception | None = None
     stored: int = 8
     gate: trio.Event | None = None
+    assured: bool = False
     on_packet: Callable[[SignedPacket], None] | None = None
     asked: list[int | None] = field(default_factory=list)
     published: list[SignedPacket] = field(default_factory=list)
@@ -64,8 +65,12 @@ class FakeDht:
                 first = item
         return first
 
-    async def publish(self, item: SignedPacket) -> int:
+    async def publish(
+        self, item: SignedPacket, *, on_assured: Callable[[], None] | None = None
+    ) -> int:
         self.published.append(item)
+        if self.assured and on_assured is not None:
+            on_assured()
         if self.gate is not None:
             await self.gate.wait()
         if self.error is not None:
@@ -114,7 +119,7 @@ def seen(item: SignedPacket, age_s: int) -> SeenPacket:
 
 async def test_fresh_packet_is_answered_without_the_dht(world: World) -> None:
     world.cache.put_soon(seen(OLD, 299))
-    assert await world.resolve() == Resolved(seen(OLD, 299))
+    assert await world.resolve() == Resolved(seen(OLD, 299), cached=True)
     assert (world.dht.asked, world.spent) == ([], 0)
 
 
@@ -151,7 +156,7 @@ async def test_evicted_key_is_not_answered_with_something_older(world: World) ->
 async def test_cache_only_never_asks_and_serves_expired(world: World) -> None:
     assert await world.resolve(ResolvePolicy.CACHE_ONLY) is None
     world.cache.put_soon(seen(OLD, 10_000))
-    assert await world.resolve(ResolvePolicy.CACHE_ONLY) == Resolved(seen(OLD, 10_000))
+    assert await world.resolve(ResolvePolicy.CACHE_ONLY) == Resolved(seen(OLD, 10_000), cached=True)
     assert (world.dht.asked, world.spent) == ([], 0)
 
 
@@ -176,7 +181,7 @@ async def test_serve_stale_covers_a_silent_dht_for_its_time(age_s: int, served: 
     world.cache.put_soon(seen(OLD, age_s))
     world.dht.error = NoNodesRespondedError()
     if served:
-        assert await world.resolve() == Resolved(seen(OLD, age_s), stale=True)
+        assert await world.resolve() == Resolved(seen(OLD, age_s), stale=True, cached=True)
     else:
         with pytest.raises(LookupFailedError):
             await world.resolve()
@@ -235,6 +240,25 @@ async def test_publish_refuses_timestamps_beyond_the_seq(world: World) -> None:
     assert await world.publish(replace(NEW, timestamp_us=2**63 - 1)) == 8
     with pytest.raises(TimestampRangeError):
         await world.publish(replace(NEW, timestamp_us=2**63))
+
+
+async def test_the_cache_has_it_as_soon_as_it_is_assured(
+    world: World, nursery: trio.Nursery
+) -> None:
+    """While slow nodes are waited for; who put it still waits for both."""
+    gate = world.dht.gate = trio.Event()
+    world.dht.assured = True
+    stored: list[int] = []
+
+    async def put() -> None:
+        stored.append(await world.publish(NEW))
+
+    nursery.start_soon(put)
+    await trio.testing.wait_all_tasks_blocked()
+    assert (world.cache.stored[KEY], stored) == (seen(NEW, 0), [])
+    gate.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert (world.cache.stored[KEY], stored) == (seen(NEW, 0), [8])
 
 
 async def test_identical_publishes_share_one_put(world: World, nursery: trio.Nursery) -> None:

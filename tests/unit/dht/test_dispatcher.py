@@ -17,6 +17,7 @@ from relay.dht.dispatcher import (
 from relay.dht.krpc import Query, QueryTemplate
 from relay.dht.node_id import Address
 from relay.dht.operations import Contact, Operation, State
+from relay.dht.traffic import Traffic
 from tests.support.chance import seeded
 
 PING = QueryTemplate(b"ping", {b"id": bytes(20)}, read_only=True)
@@ -57,6 +58,7 @@ class Desk:
 
     def __init__(self, pacer: FixedPacer | None = None) -> None:
         self.counters = NodeCounters()
+        self.traffic = Traffic()
         self.settled: list[tuple[Operation, float]] = []
         self.silent: list[tuple[Contact, int]] = []
         self.dispatcher = Dispatcher(
@@ -64,6 +66,7 @@ class Desk:
             pacer=pacer or FixedPacer(),
             request_timeout_s=2.0,
             counters=self.counters,
+            traffic=self.traffic,
             on_settled=lambda operation, now: self.settled.append((operation, now)),
             on_silent=lambda contact, times: self.silent.append((contact, times)),
         )

@@ -8,12 +8,15 @@ from math import inf
 import pytest
 
 from relay.dht import krpc
+from relay.dht.budget import QueryLimit
 from relay.dht.events import (
     Bootstrapped,
     GetFinished,
     PeersReceived,
+    PutAssured,
     PutFailure,
     PutFinished,
+    PutOutcome,
     TablePoor,
     ValueReceived,
 )
@@ -22,7 +25,7 @@ from relay.dht.krpc import ErrorReply, Query, Response, Value
 from relay.dht.maintenance import REFRESH_INTERVAL_S, SWEEP_INTERVAL_S
 from relay.dht.node import GREETINGS_MAX, DhtNode
 from relay.dht.node_id import Address, NodeInfo, is_secure
-from relay.dht.requests import SEARCHES_MAX
+from relay.dht.requests import SEARCHES_MAX, STALLED_S
 from tests.simulation.network import Scripted, SimNetwork, make_item
 from tests.support.chance import seeded
 
@@ -158,6 +161,14 @@ def test_a_server_answers_and_echoes_any_transaction_id() -> None:
     )
 
 
+def test_a_limit_on_queries_can_be_changed() -> None:
+    node = make_node(server_mode=True)
+    for limit, served in ((QueryLimit(1.0, 2), 2), (None, 4), (QueryLimit(1.0, 1), 1)):
+        node.limit_queries(limit)
+        replies = [ping_from(node, ("93.184.216.34", 6881)) for _ in range(4)]
+        assert len([reply for reply in replies if reply is not None]) == served
+
+
 def test_the_query_filter_and_the_budget_silence_a_source() -> None:
     node = make_node(server_mode=True, query_filter=lambda ip, _: ip != "10.0.0.7")
     assert ping_from(node, ("10.0.0.7", 1)) is None
@@ -259,6 +270,21 @@ def test_a_get_that_wants_older_items_too_is_not_shared() -> None:
     node.start_get(bytes(32), seq=6, now=1.0)
     node.start_get(bytes(32), seq=4, now=1.0)
     assert [query.arguments[b"seq"] for query, _ in queries(node)] == [5, 4]
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_look_up_that_has_heard_nothing_is_joined_only_at_first(answered: bool) -> None:
+    node = bootstrapped_node()
+    node.start_get(bytes(32), now=1.0)
+    ((query, _),) = queries(node)
+    node.start_get(bytes(32), now=1.0 + STALLED_S - 0.01)
+    assert queries(node) == []
+    if answered:
+        silent = krpc.pack_nodes([NodeInfo(bytes(20), ("10.0.0.5", 1))])
+        respond(node, query, OTHER, 1.1, nodes=silent)
+        queries(node)
+    node.start_get(bytes(32), now=1.0 + STALLED_S)
+    assert len(queries(node)) == (0 if answered else 1)
 
 
 def test_who_joins_late_is_told_what_was_found() -> None:
@@ -374,6 +400,24 @@ def test_identical_puts_share_one() -> None:
     finished = [event for event in node.take_events() if isinstance(event, PutFinished)]
     assert [event.handle for event in finished] == [*handles, other]
     assert {event.outcome.stored for event in finished} == {1}
+
+
+def test_everybody_who_waits_is_told_that_a_put_is_assured() -> None:
+    node = bootstrapped_node()
+    item = make_item(1)
+    ids = {OTHER: OTHER_ID, ("10.0.0.8", 6881): bytes(20)}
+    named = krpc.pack_nodes(NodeInfo(node_id, address) for address, node_id in ids.items())
+    handles = [node.start_put(item, now=1.0), node.start_put(item, now=1.0)]
+    for _ in ids:  # the second is asked because the first names it
+        ((get, address),) = queries(node)
+        respond(node, get, address, 1.1, id=ids[address], nodes=named, token=b"t")
+    (first, first_address), (second, second_address) = queries(node)
+    assert node.take_events() == []
+    respond(node, first, first_address, 1.2, id=ids[first_address])
+    assert node.take_events() == [PutAssured(handle) for handle in handles]
+    respond(node, second, second_address, 1.3, id=ids[second_address])
+    outcome = PutOutcome(2, 2, None)
+    assert node.take_events() == [PutFinished(handle, outcome) for handle in handles]
 
 
 def test_a_released_put_goes_on() -> None:

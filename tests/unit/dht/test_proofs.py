@@ -15,6 +15,7 @@ from relay.dht.krpc import Query, Response, Value
 from relay.dht.node import DhtNode
 from relay.dht.node_id import Address, NodeInfo
 from relay.dht.proofs import VERDICTS_MAX, Proofs
+from relay.dht.traffic import Traffic
 from tests.simulation.network import make_item
 from tests.support.chance import seeded
 
@@ -47,7 +48,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Count:
 
 
 def test_an_item_is_verified_once_whatever_comes_out(count: Count) -> None:
-    proofs = Proofs(seeded(1))
+    proofs = Proofs(seeded(1), Traffic())
     good = make_item(1)
     forged = replace(good, seq=2)
     assert [proofs.holds(good) for _ in range(3)] == [True] * 3
@@ -58,7 +59,7 @@ def test_an_item_is_verified_once_whatever_comes_out(count: Count) -> None:
 def test_items_that_come_together_are_one_batch_and_a_forged_one_spoils_no_other(
     count: Count,
 ) -> None:
-    proofs = Proofs(seeded(1))
+    proofs = Proofs(seeded(1), Traffic())
     items = [make_item(seed, salt=salt) for seed in range(4) for salt in (None, b"", b"s")]
     forged = replace(items[3], v_encoded=b"4:hell")
     misshapen = [replace(items[0], public_key=b"short"), replace(items[0], signature=b"")]
@@ -71,7 +72,7 @@ def test_items_that_come_together_are_one_batch_and_a_forged_one_spoils_no_other
 
 
 def test_a_single_item_is_no_batch(count: Count) -> None:
-    proofs = Proofs(seeded(1))
+    proofs = Proofs(seeded(1), Traffic())
     proofs.verify([make_item(1), make_item(1)])
     assert (count.single, count.batches) == (0, [])
     assert proofs.holds(make_item(1))
@@ -79,7 +80,7 @@ def test_a_single_item_is_no_batch(count: Count) -> None:
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_kernels, "verify", lambda key, signature, message: True)
-    proofs = Proofs(seeded(1))
+    proofs = Proofs(seeded(1), Traffic())
     item = make_item(1)
     for seq in range(VERDICTS_MAX + 10):
         assert proofs.holds(replace(item, seq=seq))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from relay._kernels import Answer
@@ -10,15 +12,15 @@ from relay.dht.estimate import StoreNode
 from relay.dht.events import PutFailure, PutOutcome
 from relay.dht.krpc import ErrorReply, Query
 from relay.dht.operations import Contact
-from relay.dht.put import STORE_NODES_MAX, Put, StoreRound, Write
+from relay.dht.put import BAD_TOKEN, STORE_NODES_MAX, Put, StoreRound, Write
 
 TARGET = bytes(20)
 OWN_ID = b"\xff" * 20
 
 
-def make_put() -> Put:
+def make_put(on_assured: Callable[[Put], None] = lambda put: None) -> Put:
     write = Write(TARGET, b"put", {b"target": TARGET, b"v": b"hello"}, ("identity",))
-    return Put(write, ("value", TARGET), None)
+    return Put(write, ("value", TARGET), None, on_assured)
 
 
 def store_node(number: int) -> StoreNode:
@@ -183,3 +185,59 @@ def test_the_store_set_is_bounded() -> None:
     nodes = [StoreNode(bytes(20), ("10.0.1.1", port), b"t") for port in range(1, 400)]
     writes = put.round(nodes, OWN_ID, read_only=True, cached=False)
     assert len(ask(writes)) == len(put.contacted) == STORE_NODES_MAX
+
+
+@pytest.mark.parametrize("nodes", [2, 5, 20])
+def test_it_is_assured_once_half_of_the_nodes_have_acknowledged(nodes: int) -> None:
+    assured: list[Put] = []
+    put = make_put(assured.append)
+    writes = begin(nodes, put=put)
+    contacts = ask(writes)
+    half = -(-nodes // 2)
+    for contact in contacts[: half - 1]:
+        acknowledge(writes, contact)
+    assert assured == []
+    acknowledge(writes, contacts[half - 1])
+    assert assured == [put]
+    for contact in contacts[half:]:
+        refuse(writes, contact, 302)
+    assert assured == [put]
+    assert writes.put.outcome(writes) == PutOutcome(half, nodes, None)
+
+
+def test_the_last_acknowledgement_assures_nothing() -> None:
+    """It ends the put."""
+    assured: list[Put] = []
+    writes = begin(1, put=make_put(assured.append))
+    (contact,) = ask(writes)
+    acknowledge(writes, contact)
+    assert assured == []
+    assert writes.settled()
+
+
+def test_refusals_assure_nothing() -> None:
+    assured: list[Put] = []
+    writes = begin(4, put=make_put(assured.append))
+    first, *others = ask(writes)
+    acknowledge(writes, first)
+    for contact in others:
+        refuse(writes, contact, 301)
+    assert assured == []
+    assert writes.put.outcome(writes).failure is PutFailure.CAS_FAILED
+
+
+def test_a_second_round_does_not_assure_again() -> None:
+    """Half of the first round holds for good: the other half cannot make it lapse."""
+    assured: list[Put] = []
+    writes = begin(4, put=make_put(assured.append), cached=True)
+    contacts = ask(writes)
+    for contact in contacts[:2]:
+        acknowledge(writes, contact)
+    for contact in contacts[2:]:
+        refuse(writes, contact, BAD_TOKEN)
+    assert len(assured) == 1
+    assert not writes.lapsed()
+    late = begin(6, put=writes.put)
+    for contact in ask(late):
+        acknowledge(late, contact)
+    assert len(assured) == 1

@@ -2,13 +2,13 @@
 
 import pytest
 
-from relay.http.figures import MISSING, count, overview, span
+from relay.http.figures import MISSING, Sample, count, overview, span
 
 STATS = {
     "version": "1.2.3",
     "uptime_s": 93_784.5,
     "http": {
-        "requests": {"get": {"200": 5, "429": 2}, "put": {"204": 3, "429": 1}},
+        "requests": {"get": {"200": 5, "429": 2}, "put": {"204": 3, "429": 1, "500": 2}},
         "connections": {"open": 4},
     },
     "cache": {"packets": 250, "capacity": 1000, "hits": 3, "misses": 1, "evictions": 0},
@@ -19,6 +19,7 @@ STATS = {
         "server_mode": False,
         "size_estimate": 12_345_678.0,
         "size_deviation": 0.0412,
+        "queries_in": 7,
         "dropped_budget": 2,
         "dropped_malformed": 3,
     },
@@ -51,7 +52,9 @@ def test_spans(seconds: object, text: str) -> None:
 
 def test_overview() -> None:
     seen = overview(STATS)
-    figures = {f.label: f.value for f in (*seen.cache, *seen.dht, *seen.http)}
+    listed = (*seen.tiles, *seen.cache, *seen.dht, *seen.http)
+    figures = {f.label: f.value for f in listed}
+    assert len(seen.figures()) == len(figures) + 1 == len(listed) + 1  # all names differ
     assert (seen.version, seen.uptime) == ("1.2.3", "1 d 2 h")
     assert (seen.cache_meter.used, seen.cache_meter.capacity) == (250, 1000)
     assert figures["Utilisation"] == "25.00 %"
@@ -59,13 +62,15 @@ def test_overview() -> None:
     assert figures["Size estimate"] == "12.3M ± 4.12 %"
     assert (figures["Node port"], figures["Firewalled"]) == ("6881", "yes")
     assert figures["Dropped"] == "5"
-    assert (figures["Requests"], figures["Rate-limited"]) == ("11", "3")
+    assert (figures["Requests"], figures["Rate-limited"]) == ("13", "3")
+    assert figures["Server errors"] == "2"
+    assert seen.sample == Sample(93_784.5, 13, 7)
 
 
 def test_nothing_known_is_survived() -> None:
     seen = overview({})
     assert seen.cache_meter.capacity == 1
-    assert all(f.value for f in (*seen.cache, *seen.dht, *seen.http))
+    assert all(seen.figures().values())
 
 
 def test_a_cache_without_room() -> None:

@@ -71,8 +71,10 @@ class ScriptedDriver:
     def release(self, handle):
         self.released.append(handle)
 
-    async def put(self, item, *, cas=None):
+    async def put(self, item, *, cas=None, on_assured=None):
         self.puts.append(item)
+        if on_assured is not None:
+            on_assured()
         await trio.lowlevel.checkpoint()
         return self.put_outcome
 

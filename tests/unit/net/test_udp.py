@@ -3,6 +3,7 @@
 import errno
 import socket
 from collections import deque
+from functools import partial
 from math import inf
 
 import pytest
@@ -16,6 +17,7 @@ from relay.dht.events import (
     GetHandle,
     GetOutcome,
     ItemReceived,
+    PutAssured,
     PutFailure,
     PutFinished,
     PutHandle,
@@ -172,12 +174,12 @@ async def test_many_sends_leave_in_order_although_not_at_once(world, nursery):
 
 
 async def test_a_full_outbox_drops(world, nursery, monkeypatch):
-    monkeypatch.setattr(udp, "OUTBOX_MAX", 10)
+    monkeypatch.setattr(udp, "OUTBOX_MAX", 5)
     target = world.stranger.getsockname()
     world.node.outbox = [(b"x", target)] * 25
     await nursery.start(world.driver.run)
-    assert world.driver.counters.send_overflows == 15
-    assert world.driver.counters.sent == 10
+    assert world.driver.counters.send_overflows == 20
+    assert world.driver.counters.sent == 5
 
 
 async def test_deadlines_are_kept_and_moved(world, nursery, autojump_clock):
@@ -249,6 +251,20 @@ async def test_put_waits_for_its_outcome(world, nursery):
     await world.tell(b"wake up")
     await until(lambda: outcomes)
     assert outcomes == [PutOutcome(3, 5, None)]
+    assert world.node.released == []
+
+
+async def test_who_puts_is_told_as_soon_as_it_cannot_fail(world, nursery):
+    await nursery.start(world.driver.run)
+    told = []
+    nursery.start_soon(partial(world.driver.put, ITEM, on_assured=lambda: told.append("assured")))
+    nursery.start_soon(world.driver.put, ITEM)  # does not want to know
+    await wait_all_tasks_blocked()
+    world.node.events.extend(PutAssured(handle) for handle in world.node.handles)
+    world.node.events.append(PutAssured(PutHandle(bytes(20))))  # nobody waits for this one
+    await world.tell(b"wake up")
+    await until(lambda: told)
+    assert told == ["assured"]
     assert world.node.released == []
 
 

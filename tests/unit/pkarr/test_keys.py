@@ -112,3 +112,17 @@ def test_zbase32_bytes():
     assert zbase32.encode(bytes(range(10))) == "yyyoryarywdyqnyj"
     with pytest.raises(ValueError, match="invalid literal"):
         zbase32.decode("l")
+
+
+@pytest.mark.parametrize("form", ["{hex}", "{HEX}", " {hex}\n", "{key}", "pk:{key}", " {key} "])
+def test_keys_as_people_give_them(form: str) -> None:
+    key = Keypair.from_seed(bytes(32)).public_key
+    digits = key.octets.hex()
+    text = form.format(hex=digits, HEX=digits.upper(), key=key)
+    assert PublicKey.parse_any(text) == key
+
+
+@pytest.mark.parametrize("text", ["", "00" * 31, "0g" * 32, "02" + "00" * 31, "٣" * 64])
+def test_what_is_no_key_for_people_either(text: str) -> None:
+    with pytest.raises(PublicKeyError):
+        PublicKey.parse_any(text)

@@ -1,4 +1,4 @@
-"""The packet table: order of use, room for expected packets. The rest is in tests/property."""
+"""The packet table: who goes, room for expected packets. The rest is in tests/property."""
 
 import pytest
 
@@ -20,12 +20,14 @@ def filled(capacity: int, *keys: bytes) -> PacketTable:
     return table
 
 
-def test_the_least_recently_used_goes_first():
-    table = filled(3, A, B, NEW)
-    assert table.get(A) == record(A)
-    assert table.peek(B) == record(B)
-    assert [table.evict(), table.evict()] == [(B, record(B)), (NEW, record(NEW))]
-    assert table.keys() == [A]
+def test_who_is_not_used_goes_first():
+    table = filled(2, A, B, NEW)
+    assert table.get(B) == record(B)
+    assert table.peek(NEW) == record(NEW)
+    table.put(OTHER, record(OTHER))
+    assert table.evict() == (NEW, record(NEW)), "B was new, too, but used"
+    assert table.evict() == (A, record(A))
+    assert table.keys() == [B, OTHER]
 
 
 def test_packets_from_the_disk_take_their_places():
@@ -41,7 +43,7 @@ def test_packets_from_the_disk_take_their_places():
     assert not table.load(OTHER, record(OTHER)), "the places of expected packets are taken"
     table.forget_expected()
     assert table.load(OTHER, record(OTHER))
-    assert table.keys() == [NEW, RECENT, OLDER, OTHER]
+    assert table.keys() == [RECENT, OLDER, OTHER, NEW]
     assert len(table) == 4
 
 
@@ -72,7 +74,7 @@ def test_a_walk_put_together_from_its_end_is_the_order_of_use():
     table.get(B)
     table.begin_walk()
     pieces = [table.walk(3), table.walk(3), table.walk(3)]
-    assert pieces == [OTHER + NEW + A, B, b""]
+    assert pieces == [NEW + A + OTHER, B, b""]
     with pytest.raises(ValueError, match=r"^a piece has at least one key$"):
         table.walk(0)
 

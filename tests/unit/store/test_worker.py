@@ -147,18 +147,18 @@ async def test_an_evicted_packet_leaves_a_floor_also_for_the_next_run(tmp_path, 
         for number in range(4):
             await store.put_if_newer(packet(number, 10 + number))
         await until(lambda: store.stats().packets == 2)
-        assert store.floor_us(key(0)) == 10
+        assert store.floor_us(key(1)) == 11
         with pytest.raises(NotMostRecentError):
-            await store.put_if_newer(packet(0, 9))
+            await store.put_if_newer(packet(1, 10))
         assert store.stats().evictions == 2
     async with running(tmp_path, capacity=2) as store:
         with pytest.raises(NotMostRecentError):
-            await store.put_if_newer(packet(0, 9))
-        assert await store.get(key(1)) is None
-        assert store.floor_us(key(1)) == 11
-        store.put_soon(packet(1, 10))
-        assert await store.put_if_newer(packet(0, 10)) == packet(0, 10)
-        assert await present(store, 1) == set()
+            await store.put_if_newer(packet(1, 10))
+        assert await store.get(key(2)) is None
+        assert store.floor_us(key(2)) == 12
+        store.put_soon(packet(2, 11))
+        assert await store.put_if_newer(packet(1, 11)) == packet(1, 11)
+        assert await present(store, 2) == set()
 
 
 async def test_the_disk_is_asked_once_for_a_key_it_does_not_know(tmp_path, packet, monkeypatch):
@@ -198,7 +198,7 @@ async def test_the_order_of_use_outlives_a_restart(tmp_path, packet):
         await store.put_if_newer(packet(6))
     async with running(tmp_path, capacity=4) as store:
         await loaded(store)
-        assert await present(store, *range(7)) == {0, 1, 5, 6}
+        assert await present(store, *range(7)) == {0, 1, 4, 5}
 
 
 async def test_an_order_of_use_that_is_as_before_is_not_written_again(
@@ -213,12 +213,13 @@ async def test_an_order_of_use_that_is_as_before_is_not_written_again(
         written.append(b"".join(keys))
 
     monkeypatch.setattr(PacketCache, "write_recency", recorded)
-    async with running(tmp_path) as store:
-        await store.put_if_newer(packet(1))
-        await store.put_if_newer(packet(2))
-        await until(lambda: key(2).octets + key(1).octets in written)
+    one, two, new = (key(number).octets for number in (1, 2, 3))
+    async with running(tmp_path, capacity=3) as store:
+        for number in (1, 2, 3):
+            await store.put_if_newer(packet(number))
+        await until(lambda: two + one + new in written)
         await store.get(key(1))
-        await until(lambda: key(1).octets + key(2).octets in written)
+        await until(lambda: one + two + new in written)
         before = len(written)
     assert len(written) == before, "closing adds nothing"
 
@@ -249,7 +250,55 @@ async def test_a_smaller_capacity_shrinks_the_file_at_the_next_start(tmp_path, p
     async with running(tmp_path, capacity=5000) as store:
         await loaded(store)
         assert store.stats().packets == 30
-        assert await present(store, *range(2970, 3000)) == set(range(2970, 3000))
+        assert await present(store, *range(3000)) == set(range(2814, 2844)), "the last ones kept"
+
+
+async def test_a_smaller_capacity_evicts_bit_by_bit_while_it_runs(tmp_path, packet):
+    """The disk follows: packets go, floors come, and no eviction outruns it."""
+    async with running(tmp_path, capacity=9000) as store:
+        await loaded(store)
+        for number in range(9000):
+            store.put_soon(packet(number))
+        await until(lambda: store.stats().pending == 0)
+        store.resize(10)
+        waiting = 0
+        while store.stats().packets > 10:
+            waiting = max(waiting, store._memory.floors.unsaved)
+            await trio.lowlevel.checkpoint()
+        assert waiting < 5000
+        assert store.stats().capacity == 10
+        assert store.floor_us(key(8709)) is not None
+        assert await present(store, 8709, 8710, 8998, 8999) == {8710, 8999}
+    async with running(tmp_path, capacity=9000) as store:
+        await loaded(store)
+        assert store.stats().packets == 10
+
+
+async def test_a_larger_capacity_takes_more_while_it_runs(tmp_path, packet):
+    async with running(tmp_path, capacity=5) as store:
+        await loaded(store)
+        for number in range(20):
+            await store.put_if_newer(packet(number))
+        await until(lambda: store.stats().packets == 5)
+        store.resize(50_000)
+        for number in range(20, 2000):
+            store.put_soon(packet(number))
+        await until(lambda: store.stats().packets == 1985)
+        await until(lambda: not store._memory.table.spread())
+        assert await present(store, 3, 4, 19, 1000, 1999) == {3, 19, 1000, 1999}
+
+
+@pytest.mark.parametrize("folder", [True, False])
+async def test_resized_to_zero_and_back(tmp_path, packet, folder):
+    async with running(tmp_path if folder else None) as store:
+        await store.put_if_newer(packet(1))
+        store.resize(0)
+        await until(lambda: store.stats().packets == 0)
+        await store.put_if_newer(packet(2))
+        assert await present(store, 1, 2) == set()
+        store.resize(2)
+        await store.put_if_newer(packet(3))
+        assert await present(store, 1, 2, 3) == {3}
 
 
 @pytest.mark.parametrize("folder", [True, False])
@@ -266,9 +315,9 @@ async def test_without_a_folder_it_works_from_memory(packet):
         for number in range(4):
             assert await store.put_if_newer(packet(number, 5)) == packet(number, 5)
         await until(lambda: store.stats().packets == 2)
-        assert await present(store, *range(4)) == {2, 3}
+        assert await present(store, *range(4)) == {0, 3}
         with pytest.raises(NotMostRecentError):
-            await store.put_if_newer(packet(0, 4))
+            await store.put_if_newer(packet(1, 4))
         assert store.health() == StoreHealth(True)
         assert store.stats().pending == 0
         store.save_nodes([(bytes(20), "192.0.2.1", 6881)])

@@ -1,0 +1,106 @@
+"""A file that appears under its name only when it is whole and on the disk.
+
+It is written under another name in the same folder, made by us and private, then given its own.
+What a process that was killed has left there is removed by the next one that writes there.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_PREFIX: Final = ".pkarr-relay-"
+_SUFFIX: Final = ".partial"
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What file systems without hard links say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A file that has no name of its own yet: where it lies, and an open descriptor of it."""
+
+    path: Path
+    descriptor: int
+
+
+@contextlib.contextmanager
+def new_file(target: Path, *, replace: bool) -> Iterator[Draft]:
+    """Write `target` in the block: it is there, mode 0600, after the block, or not at all.
+
+    Args:
+        target: what it is to be called.
+        replace: take the place of a file that is there.
+
+    Raises:
+        FileExistsError: `target` is there and is not to be replaced; told before the block
+            and, should it have come meanwhile, after it.
+        OSError: whatever else the file system has against it.
+    """
+    if not replace and os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
+    _remove_remains(target.parent)
+    draft = _make(target.parent)
+    try:
+        yield draft
+        os.fsync(draft.descriptor)
+        _give_name(draft.path, target, replace=replace)
+        _sync_folder(target.parent)
+    finally:
+        draft.path.unlink(missing_ok=True)
+        os.close(draft.descriptor)
+
+
+def told(target: Path, error: OSError) -> str:
+    """Say why `new_file` did not make `target`."""
+    if isinstance(error, FileExistsError):
+        return f"{target} is there already; --force replaces it"
+    return f"{target} cannot be written: {error.strerror}"
+
+
+def _make(folder: Path) -> Draft:
+    while True:
+        path = folder / f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # says that its writer lives; see below
+        # Between the two calls it may have been taken for remains.
+        if os.path.lexists(path):
+            return Draft(path, descriptor)
+        os.close(descriptor)
+
+
+def _remove_remains(folder: Path) -> None:
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with contextlib.suppress(OSError):  # somebody else's, or gone: not our business
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _give_name(draft: Path, target: Path, *, replace: bool) -> None:
+    if replace:
+        draft.rename(target)
+        return
+    try:
+        os.link(draft, target)  # unlike a rename it leaves a file that came meanwhile alone
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+        draft.rename(target)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,114 @@
+"""Whom the table evicts: floods drive out themselves, and more is hit than by an exact LRU.
+
+By the table in use and, where that is another, by its pure twin.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay.store.table import PacketTable, PurePacketTable
+from tests.support.chance import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RECORD = bytes(80)
+TABLES = pytest.mark.parametrize("kind", {PacketTable, PurePacketTable}, ids=lambda k: k.__name__)
+
+
+def name(number: int) -> bytes:
+    return number.to_bytes(32)
+
+
+def put(table: PacketTable, number: int) -> None:
+    table.put(name(number), RECORD)
+    if len(table) > table.capacity:
+        table.evict()
+
+
+def hits(table: PacketTable, requests: Iterable[int]) -> int:
+    """Count requests that found their packet; the others bring it."""
+    count = 0
+    for number in requests:
+        if table.get(name(number)) is not None:
+            count += 1
+        else:
+            put(table, number)
+    return count
+
+
+def hits_of_lru(capacity: int, requests: Iterable[int]) -> int:
+    count = 0
+    order: OrderedDict[int, None] = OrderedDict()
+    for number in requests:
+        count += number in order
+        order[number] = None
+        order.move_to_end(number)
+        if len(order) > capacity:
+            order.popitem(last=False)
+    return count
+
+
+@TABLES
+@pytest.mark.parametrize("hot", [1600, 3200])
+def test_a_flood_of_ten_times_the_cache_evicts_few_that_are_used(
+    kind: type[PacketTable], hot: int
+) -> None:
+    """Half of the cache, or all of it, has been asked for once; then come 32,000 new keys."""
+    table = kind(3200)
+    for number in range(hot):
+        put(table, number)
+    for number in range(hot):
+        assert table.get(name(number)) is not None
+    for number in range(32_000):
+        put(table, 1_000_000 + number)
+    lost = sum(name(number) not in table for number in range(hot))
+    assert lost < 0.05 * hot
+
+
+@TABLES
+def test_a_flood_cannot_drive_out_those_who_were_kept_unused(kind: type[PacketTable]) -> None:
+    table = kind(3200)
+    for number in range(3200):
+        put(table, number)
+    for number in range(32_000):
+        put(table, 1_000_000 + number)
+    assert sum(name(number) not in table for number in range(3200)) <= 100
+
+
+@TABLES
+@pytest.mark.parametrize("exponent", [0.7, 0.9, 1.1])
+def test_more_is_hit_than_by_an_exact_lru(kind: type[PacketTable], exponent: float) -> None:
+    """Requests by a power law for twenty times as many keys as there is room for."""
+    weights = list(itertools.accumulate((rank + 1) ** -exponent for rank in range(20_000)))
+    requests = seeded(exponent).choices(range(20_000), cum_weights=weights, k=60_000)
+    assert hits(kind(1000), requests) > 1.02 * hits_of_lru(1000, requests)
+
+
+@TABLES
+def test_another_set_of_packets_takes_over(kind: type[PacketTable]) -> None:
+    """Who comes back after an eviction is kept: the ghosts tell."""
+    table = kind(1000)
+    hits(table, [*range(1000), *range(1000)])
+    another = range(5000, 5800)
+    assert hits(table, another) == 0
+    hits(table, [*another] * 8)  # long after it was evicted each comes back, and is kept
+    assert hits(table, another) > 700
+
+
+@TABLES
+def test_no_eviction_spares_more_than_a_few(kind: type[PacketTable]) -> None:
+    """Where all are in use somebody goes nevertheless, and at once."""
+    table = kind(1000)
+    for number in range(1000):
+        put(table, number)
+    for number in range(1000):
+        table.get(name(number))
+    before = table.changes
+    assert table.evict() is not None
+    assert table.changes - before <= 2 * 16 + 1
