@@ -220,8 +220,10 @@ def _described(path: Path) -> str:
 
 
 def _has_log(path: Path) -> bool:
-    log = _beside(path, "-wal")
-    return log.exists() and log.stat().st_size > 0
+    try:
+        return _beside(path, "-wal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _beside(path: Path, suffix: str) -> Path:

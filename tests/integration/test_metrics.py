@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -296,7 +296,7 @@ def test_without_the_setting_there_is_no_listener(tmp_path: Path) -> None:
         sockets = Path(f"/proc/{relay.pid}/net/tcp").read_text()
         inodes = set()
         for path in Path(f"/proc/{relay.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # a file closed meanwhile is no listener
+            with suppress(FileNotFoundError):  # a file closed meanwhile is no listener
                 inodes.add(os.readlink(path))
         listening = [
             line

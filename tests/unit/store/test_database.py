@@ -186,6 +186,27 @@ def test_a_reader_makes_no_file(path):
     assert contents(path.parent) == {}
 
 
+def test_a_file_that_the_writer_makes_meanwhile_is_not_taken_for_a_lost_one(path, monkeypatch):
+    exists = Path.exists
+    opened = []
+
+    def exists_and_then_is_made(self: Path) -> bool:
+        answer = exists(self)
+        if self == path and not opened:
+            opened.append(None)  # the writer looks, too
+            opened[0] = open_for_writing(path).connection
+            opened[0].execute("DELETE FROM nodes")
+            opened[0].execute("INSERT INTO nodes VALUES (1, x'00', '', 1, 0)")
+        return answer
+
+    monkeypatch.setattr(Path, "exists", exists_and_then_is_made)
+    with pytest.raises(FileNotFoundError):  # it tries again then
+        open_for_reading(path)
+    with closing(opened[0]):
+        assert path.with_name(path.name + "-wal").stat().st_size > 0
+        open_for_reading(path)[0].close()
+
+
 def test_a_reader_cannot_write(path):
     connection, frozen = open_for_reading(made(path))
     try:
