@@ -175,7 +175,7 @@ async def test_a_silent_network_is_an_error_in_time(nursery):
             request_timeout_s=0.2,
         )
         await nursery.start(driver.run)
-        with trio.fail_after(2), pytest.raises(NoNodesRespondedError):
+        with trio.fail_after(30), pytest.raises(NoNodesRespondedError):
             await PkarrDht(driver, 0.2).resolve(PUBLISHERS[0].public_key)
 
 
@@ -186,7 +186,7 @@ async def test_lookups_wait_for_the_first_answer(testnet, nursery):
     driver = open_driver(port=0, bind_address="127.0.0.1", bootstrap=testnet.bootstrap)
     dht = PkarrDht(driver, 2.0)
     nursery.start_soon(driver.run)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert await dht.resolve(packet.public_key) == packet
 
 
@@ -206,7 +206,7 @@ async def test_a_saved_table_replaces_the_bootstrap_nodes(testnet, newcomer):
     async with trio.open_nursery() as nursery:
         restarted = open_driver(port=0, bind_address="127.0.0.1", bootstrap=[], nodes=saved[-1])
         await nursery.start(restarted.run)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             assert await PkarrDht(restarted, 2.0).resolve(packet.public_key) == packet
         nursery.cancel_scope.cancel()
 

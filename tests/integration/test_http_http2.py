@@ -22,7 +22,7 @@ from tests.integration.http_world import World, author
 ALICE = author()
 PACKET = ALICE.packet(timestamp_us=1_755_302_400_000_000)
 PATH = f"/{ALICE.key}"
-ENDED_S = 10.0
+ENDED_S = 30.0
 Fields = list[tuple[str, str]]
 
 

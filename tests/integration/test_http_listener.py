@@ -26,7 +26,7 @@ def listening(bind: Sequence[str] | None, port: int = 0) -> Iterator[list[socket
 
 def accepts(sock: socket.socket, host: str) -> bool:
     try:
-        socket.create_connection((host, sock.getsockname()[1]), timeout=5).close()
+        socket.create_connection((host, sock.getsockname()[1]), timeout=30).close()
     except OSError:
         return False
     return True

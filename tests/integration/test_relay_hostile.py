@@ -369,7 +369,7 @@ def test_slow_and_silent_connections_block_nobody(target: Target) -> None:
     )
     with ExitStack() as stack:
         for number in range(SLOW_CONNECTIONS):
-            sock = socket.create_connection(("127.0.0.1", target.relay.port), timeout=5)
+            sock = socket.create_connection(("127.0.0.1", target.relay.port), timeout=30)
             stack.enter_context(sock)
             with contextlib.suppress(OSError):  # refused by the cap per address: fair enough
                 sock.sendall(states[number % len(states)])

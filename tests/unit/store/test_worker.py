@@ -386,7 +386,7 @@ async def test_after_closing_it_answers_from_memory(tmp_path, packet):
         await store.put_if_newer(packet(1))
         await store.close()
         await store.close()
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert await store.put_if_newer(packet(2)) == packet(2)
         assert await present(store, 1, 2, 3) == {1, 2}
 
