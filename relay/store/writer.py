@@ -238,12 +238,12 @@ class Writer:
 
     async def _begin_recency(self, cache: PacketCache) -> None:
         self._recency_due = trio.current_time() + RECENCY_INTERVAL_S
-        changes = self._memory.table.changes
-        if changes == self._recency_changes:
+        if self._memory.table.changes == self._recency_changes:
             return  # nobody used anything: an idle relay leaves its disk asleep
         self._recency_generation = await trio.to_thread.run_sync(
             cache.next_generation, limiter=self._thread
         )
+        changes = self._memory.table.changes  # what comes during the walk may be missed by it
         self._recency = await self._order_of_use()
         self._recency_changes = changes
 
