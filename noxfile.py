@@ -25,18 +25,21 @@ if TYPE_CHECKING:
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = [
-    *("lint", "types", "tests", "tests_pure", "tests_py313", "interop", "containers"),
+    *("lint", "types", "tests", "tests_pure", "tests_py313", "openapi", "interop", "containers"),
 ]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+OPENAPI = "openapi"
+"""A group in an environment of its own: it would put a plugin into every run of pytest."""
+GROUPS = [name for name in PROJECT["dependency-groups"] if name != OPENAPI]
 REQUIREMENTS = [
     *PROJECT["build-system"]["requires"],
     *PROJECT["project"]["dependencies"],
-    *nox.project.dependency_groups(PROJECT, *PROJECT["dependency-groups"]),
+    *nox.project.dependency_groups(PROJECT, *GROUPS),
 ]
 EXTENSION_SOURCES = {".pyx", ".pxd", ".pxi", ".h", ".py"}
-APART = [f"--ignore=tests/{name}" for name in ("interop", "iroh", "containers")]
+APART = [f"--ignore=tests/{name}" for name in ("interop", "iroh", "containers", "openapi")]
 """They have sessions of their own."""
 SECOND_GOES_MAX = 3
 NO_SECOND_GO = ("parity", "property", "simulation", "fuzz", "kill", "crash")
@@ -72,6 +75,22 @@ class Environment:
         """Run a program of the project that is handed the environment's Python."""
         python = str(self._folder / "bin" / "python")
         self._session.run(path, *arguments, env={"PKARR_RELAY_PYTHON": python}, external=True)
+
+    def program(self, group: str, name: str) -> str:
+        """Return the path of a program of `group`, in an environment of the group's own."""
+        folder = self._folder.with_name(f"{group}-{self._folder.name.partition('-')[2]}")
+        pins = (ROOT / "constraints.txt").read_text()
+        requirements = nox.project.dependency_groups(PROJECT, group)
+        stamp = folder / "tools.stamp"
+        recipe = "\n".join([*requirements, pins])
+        if not stamp.exists() or stamp.read_text() != recipe:
+            shutil.rmtree(folder, ignore_errors=True)
+            python = str(self._folder / "bin" / "python")
+            self._session.run(python, "-m", "venv", str(folder), external=True)
+            pip = (str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet")
+            self._session.run(*pip, "-c", "constraints.txt", *requirements, external=True)
+            stamp.write_text(recipe)
+        return str(folder / "bin" / name)
 
     def pytest(self, *arguments: str, **variables: str) -> None:
         """Run pytest on `arguments`, or on what the caller of nox asks for instead.
@@ -204,6 +223,13 @@ def tests_py313(session: nox.Session) -> None:
     Environment(session, python).pytest(
         "tests/unit", "tests/parity", "tests/integration", "-m", "not slow"
     )
+
+
+@nox.session
+def openapi(session: nox.Session) -> None:
+    """Let schemathesis hold a running relay to the OpenAPI document that it serves."""
+    environment = Environment(session)
+    environment.pytest("tests/openapi", SCHEMATHESIS=environment.program(OPENAPI, "schemathesis"))
 
 
 @nox.session

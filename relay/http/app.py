@@ -13,6 +13,8 @@ import gc
 import json
 import logging
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
@@ -44,6 +46,12 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("pkarr_relay.http")
 _JSON: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+_DESCRIBED: Final = (
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"public, max-age=3600"),
+)
+DESCRIPTION: Final = Path(__file__).parent / "openapi.json"
+"""All this in the words of OpenAPI 3.1; `tests/unit/http/test_openapi.py` holds it to the code."""
 
 
 class Response(NamedTuple):
@@ -145,6 +153,8 @@ class App:
                 return self._health()
             case Kind.STATS:
                 return _json_answer(200, self.service.stats())
+            case Kind.DESCRIPTION:
+                return Answer(200, _DESCRIBED, _description())
             case Kind.INDEX:
                 pages = await self.warm_up()
                 return await pages.index(request.query, self._spend(client))
@@ -228,6 +238,12 @@ def _finished(
 
 def _too_many(admission: Admission) -> Answer:
     return Answer(429, body=b"Too Many Requests! Wait for %ds" % admission.wait_s)
+
+
+@cache
+def _description() -> bytes:
+    """Return the document without the blanks that make it readable here."""
+    return json.dumps(json.loads(DESCRIPTION.read_bytes()), separators=(",", ":")).encode()
 
 
 def _json_answer(status: int, value: object) -> Answer:

@@ -3,6 +3,7 @@
     /                        the page
     /health  /healthz        whether the relay works
     /stats                   its figures
+    /openapi.json            what can be asked of it, for programs
     /{key}                   packets; any other single segment is read as a key
     /pkarr/{key}             the same: iroh's default base URL ends in /pkarr
     /pkarr//{key}            the same: or in /pkarr/
@@ -25,6 +26,7 @@ class Kind(Enum):
     INDEX = "index"
     HEALTH = "health"
     STATS = "stats"
+    DESCRIPTION = "openapi"
     PACKET = "packet"
     UNKNOWN = "unknown"
 
@@ -34,12 +36,14 @@ _FIXED: Final = {
     b"/health": Kind.HEALTH,
     b"/healthz": Kind.HEALTH,
     b"/stats": Kind.STATS,
+    b"/openapi.json": Kind.DESCRIPTION,
 }
 _READ: Final = ("GET", "HEAD")
 METHODS: Final = {
     Kind.INDEX: _READ,
     Kind.HEALTH: _READ,
     Kind.STATS: _READ,
+    Kind.DESCRIPTION: _READ,
     Kind.PACKET: (*_READ, "PUT"),
     Kind.UNKNOWN: (),
 }

@@ -103,7 +103,7 @@ def test_wheel_has_code_types_and_data(wheel: Path) -> None:
         path.relative_to(ROOT).as_posix()
         for folder in ("relay/http", "relay/store")
         for path in (ROOT / folder).iterdir()
-        if path.suffix in {".html", ".css", ".js", ".sql"}
+        if path.suffix in {".html", ".css", ".js", ".json", ".sql"}
     }
     assert expected - set(names) == set()
     for name in EXTENSIONS:

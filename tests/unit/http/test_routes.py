@@ -12,6 +12,8 @@ from relay.http.routes import Kind, Route, route_of
         (b"/health", Route(Kind.HEALTH)),
         (b"/healthz", Route(Kind.HEALTH)),
         (b"/stats", Route(Kind.STATS)),
+        (b"/openapi.json", Route(Kind.DESCRIPTION)),
+        (b"/pkarr/openapi.json", Route(Kind.PACKET, b"openapi.json")),
         (b"/key", Route(Kind.PACKET, b"key")),
         (b"/k%2Fy", Route(Kind.PACKET, b"k%2Fy")),
         (b"/%68ealth", Route(Kind.PACKET, b"%68ealth")),
