@@ -3,8 +3,9 @@
 All sessions of one Python share one environment under ``.nox``, with the relay installed in
 place; it is made anew when what it is made from changes. By name only: ``fast``, ``iroh`` (its
 programs through relays, also in containers), ``debug`` (bounds checks, assertions and sanitizers
-in the extension), ``bench`` and ``dashboard``. What comes after ``--`` goes to pytest or the
-bench: ``nox -s tests -- tests/unit -k dns``.
+in the extension), ``fuzz`` (what strangers may send, by libFuzzer), ``bench`` and ``dashboard``.
+What comes after ``--`` goes to pytest, the fuzzers or the bench:
+``nox -s tests -- tests/unit -k dns``.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ nox.options.sessions = [
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-OPENAPI = "openapi"
-"""A group in an environment of its own: it would put a plugin into every run of pytest."""
-GROUPS = [name for name in PROJECT["dependency-groups"] if name != OPENAPI]
+OPENAPI, FUZZ = "openapi", "fuzz"
+"""Groups that are not for everyday: the first would put a plugin into every run of pytest."""
+GROUPS = [name for name in PROJECT["dependency-groups"] if name not in {OPENAPI, FUZZ}]
 REQUIREMENTS = [
     *PROJECT["build-system"]["requires"],
     *PROJECT["project"]["dependencies"],
@@ -91,6 +92,10 @@ class Environment:
             self._session.run(*pip, "-c", "constraints.txt", *requirements, external=True)
             stamp.write_text(recipe)
         return str(folder / "bin" / name)
+
+    def install(self, *arguments: str) -> None:
+        """Install what only one session needs."""
+        self._pip(*arguments)
 
     def pytest(self, *arguments: str, **variables: str) -> None:
         """Run pytest on `arguments`, or on what the caller of nox asks for instead.
@@ -292,6 +297,14 @@ def debug(session: nox.Session) -> None:
             LD_PRELOAD=" ".join(sanitizers),
             ASAN_OPTIONS="detect_leaks=0",  # CPython keeps what it interns
         )
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Run fuzzers, all or those named, 900 seconds each or as many as said; needs clang."""
+    environment = Environment(session)
+    environment.install("-c", "constraints.txt", *PROJECT["dependency-groups"][FUZZ])
+    environment.run("python", "-m", "tests.fuzz", *session.posargs)
 
 
 @nox.session

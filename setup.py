@@ -2,6 +2,7 @@
 
 ``PKARR_RELAY_DEBUG=1`` builds for finding faults instead of for speed: bounds checks,
 assertions, and the address and undefined-behaviour sanitizers (`nox -s debug` runs that).
+``PKARR_RELAY_DEBUG=fuzz`` also lets libFuzzer see the branches taken; it needs clang.
 """
 
 import hashlib
@@ -11,9 +12,13 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-DEBUG = os.environ.get("PKARR_RELAY_DEBUG") == "1"
+DEBUG = os.environ.get("PKARR_RELAY_DEBUG", "") in {"1", "fuzz"}
+FUZZED = os.environ.get("PKARR_RELAY_DEBUG") == "fuzz"
 FOLDER = Path("_speedups")
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+SANITIZERS = [
+    "-fsanitize=address,undefined" + (",fuzzer-no-link" if FUZZED else ""),
+    "-fno-sanitize-recover=undefined",
+]
 SETTINGS = Path(__file__).stat().st_mtime
 """C made with other settings than this file's is made again; Cython itself does not notice."""
 
