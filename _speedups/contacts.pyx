@@ -67,6 +67,7 @@ cdef class Contact:
     cdef public bytes token
     cdef Rank _rank
     cdef int _state
+    cdef object _machine    # under which a row knows it; None: exempt addresses have none
 
     def __init__(self, tuple address not None, bytes node_id=None, bytes token not None=b""):
         self.address = address
@@ -267,6 +268,11 @@ cdef class Row(Progress):
         """Addresses that are recognised, those of seeds included."""
         return len(self._by_number)
 
+    @property
+    def machines(self):
+        """Machines that are recognised, at most `CANDIDATES_MAX`."""
+        return len(self._by_machine)
+
     cdef inline Contact _contact(self, Py_ssize_t at):
         return <Contact> PyList_GET_ITEM(self._row, at)
 
@@ -284,7 +290,10 @@ cdef class Row(Progress):
         known = PyDict_GetItem(self._by_number, key)
         if known is not NULL:
             contact = <Contact> known
-            if contact.id is not None and contact._state == _NEW and _before(&rank, &contact._rank):
+            if (
+                contact.id is not None and contact._state == _NEW
+                and _before(&rank, &contact._rank) and not self._is_taken(&rank)
+            ):
                 self._move(contact, node_id, rank)
             return 0
         if not _is_exempt(ip):
@@ -297,6 +306,7 @@ cdef class Row(Progress):
         contact.id = node_id
         contact.token = b""
         contact._rank = rank
+        contact._machine = machine
         if self._place(contact, key) and machine is not None:
             self._by_machine[machine] = contact
         return 0
@@ -317,8 +327,10 @@ cdef class Row(Progress):
             if _before(&last._rank, &contact._rank) or last._state != _NEW:
                 return False
             self._remove(last)
-            self._enter(last, _DEAD)    # its machine may have another contact now
+            self._enter(last, _DEAD)
             del self._by_number[_number(last.address)]
+            if last._machine is not None:   # which may have another contact now
+                del self._by_machine[last._machine]
         if not self._insert(contact):
             return False
         self._by_number[key] = contact
@@ -337,12 +349,16 @@ cdef class Row(Progress):
                 high = middle
         return low
 
+    cdef bint _is_taken(self, const Rank *rank) noexcept:
+        """Whether a contact of the row has that place."""
+        cdef Py_ssize_t at = self._place_of(rank)
+        return at < PyList_GET_SIZE(self._row) and _equal(&self._contact(at)._rank, rank)
+
     cdef bint _insert(self, Contact contact) except -1:
         """Put a contact into the row; False if its identifier is there already."""
-        cdef Py_ssize_t at = self._place_of(&contact._rank)
-        if at < PyList_GET_SIZE(self._row) and _equal(&self._contact(at)._rank, &contact._rank):
+        if self._is_taken(&contact._rank):
             return False
-        self._row.insert(at, contact)
+        self._row.insert(self._place_of(&contact._rank), contact)
         return True
 
     cdef int _remove(self, Contact contact) except -1:

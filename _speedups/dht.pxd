@@ -58,6 +58,7 @@ cdef extern from "dht_records.h" nogil:
     void dr_free(dr_table *table)
     const dr_entry *dr_get(dr_table *table, const uint8_t *target)
     bint dr_put(dr_table *table, const uint8_t *target, const uint8_t *record, uint32_t size)
+    void dr_drop_oldest(dr_table *table)
 
 
 cdef extern from "dht_budget.h" nogil:

@@ -47,6 +47,7 @@ from _speedups.dht cimport (
     di_init,
     di_set,
     di_table,
+    dr_drop_oldest,
     dr_entry,
     dr_free,
     dr_get,
@@ -210,6 +211,11 @@ cdef class RecordTable:
             raise ValueError(f"a record has at most {DR_RECORD_MAX} bytes")
         if not dr_put(&self._table, _target(target), _octets(record), PyBytes_GET_SIZE(record)):
             raise MemoryError
+
+    def drop_oldest(self):
+        """Forget the record used least recently, if there is one."""
+        if self._table.count:
+            dr_drop_oldest(&self._table)
 
 
 @cython.final

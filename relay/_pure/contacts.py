@@ -78,7 +78,7 @@ class Contact:
     what the node gave us to write with.
     """
 
-    __slots__ = ("_rank", "_state", "address", "id", "token")
+    __slots__ = ("_machine", "_rank", "_state", "address", "id", "token")
 
     def __init__(self, address: Address, node_id: bytes | None = None, token: bytes = b"") -> None:
         self.address = address
@@ -86,6 +86,7 @@ class Contact:
         self.token = token
         self._rank = 0
         self._state = State.NEW
+        self._machine: tuple[int, int] | None = None  # under which a row knows it
 
     @property
     def state(self) -> State:
@@ -215,8 +216,8 @@ class Row(Progress):
     def add(self, node: tuple[bytes, Address]) -> None:
         """Enter a node, unless it is ourselves, known, or a second one on its machine.
 
-        A name with a closer identifier wins while the node has not been asked: an honest node
-        cannot be hidden behind a false name.
+        A name with a closer identifier wins while the node has not been asked, unless another
+        contact has that identifier: an honest node cannot be hidden behind a false name.
 
         Args:
             node: 20 bytes of identifier, and the address.
@@ -233,7 +234,12 @@ class Row(Progress):
         rank = self._rank(node_id, address[0])
         known = self._by_number.get(number)
         if known is not None:
-            if known.id is not None and known._state is _NEW and rank < known._rank:
+            if (
+                known.id is not None
+                and known._state is _NEW
+                and rank < known._rank
+                and not self._is_taken(rank)
+            ):
                 self._move(known, node_id, rank)
             return
         machine = None
@@ -244,6 +250,7 @@ class Row(Progress):
                 return
         contact = Contact(address, node_id)
         contact._rank = rank
+        contact._machine = machine
         if self._place(contact, number) and machine is not None:
             self._by_machine[machine] = contact
 
@@ -355,6 +362,11 @@ class Row(Progress):
         """Addresses that are recognised, those of seeds included."""
         return len(self._by_number)
 
+    @property
+    def machines(self) -> int:
+        """Machines that are recognised, at most `CANDIDATES_MAX`."""
+        return len(self._by_machine)
+
     # How it works.
 
     def _rank(self, node_id: bytes, ip: str) -> int:
@@ -368,18 +380,25 @@ class Row(Progress):
             if contact._rank > last._rank or last._state is not _NEW:
                 return False
             self._remove(last)
-            self._enter(last, State.DEAD)  # its machine may have another contact now
+            self._enter(last, State.DEAD)
             del self._by_number[_number(last.address)]
+            if last._machine is not None:  # which may have another contact now
+                del self._by_machine[last._machine]
         if not self._insert(contact):
             return False
         self._by_number[number] = contact
         return True
 
+    def _is_taken(self, rank: int) -> bool:
+        """Whether a contact of the row has that place."""
+        at = bisect_left(self._ranks, rank)
+        return at < len(self._ranks) and self._ranks[at] == rank
+
     def _insert(self, contact: Contact) -> bool:
         """Put a contact into the row; False if its identifier is there already."""
-        at = bisect_left(self._ranks, contact._rank)
-        if at < len(self._ranks) and self._ranks[at] == contact._rank:
+        if self._is_taken(contact._rank):
             return False
+        at = bisect_left(self._ranks, contact._rank)
         self._ranks.insert(at, contact._rank)
         self._row.insert(at, contact)
         return True

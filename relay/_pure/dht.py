@@ -183,6 +183,11 @@ class RecordTable:
         if len(self._records) > self._capacity:
             self._records.popitem(last=False)
 
+    def drop_oldest(self) -> None:
+        """Forget the record used least recently, if there is one."""
+        if self._records:
+            self._records.popitem(last=False)
+
 
 class BudgetCells:
     """What each IPv4 address may still cost us, in a table of fixed size.

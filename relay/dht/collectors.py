@@ -23,8 +23,9 @@ from relay.dht.items import (
 )
 from relay.dht.node_id import Address
 
-FOUND_MAX: Final = 64
-"""Items and peer lists a look-up keeps for those who join it late."""
+FOUND_MAX: Final = 8
+"""Items and peer lists a look-up keeps for those who join it late: the last ones, and honest
+networks know two or three. A key's owner can have each node answer with another item."""
 
 
 class InvalidValueError(ValueError):

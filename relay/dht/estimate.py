@@ -25,6 +25,8 @@ from relay.dht.node_id import Address, NodeInfo, ip_octets
 K: Final = 20
 SPACE: Final = 1 << 160
 LOOKUPS_REMEMBERED_MAX: Final = 1000
+NODES_REMEMBERED_MAX: Final = 40_000
+"""Nodes in their store sets, twice as many as usual: a hostile network fills sets of 256."""
 REUSE_S: Final = 300.0
 """How long a put may use the tokens of an earlier look-up: nodes keep them good for at least
 five minutes (BEP 5), and within that time few nodes come or go."""
@@ -108,12 +110,14 @@ def take_until_secure(
 class LookupHistory:
     """Store sets of the last look-ups, and the averages drawn from them.
 
-    Bounded: `LOOKUPS_REMEMBERED_MAX` look-ups, the least recent forgotten first; a forgotten one
-    also leaves the averages.
+    Bounded: `LOOKUPS_REMEMBERED_MAX` look-ups and `nodes_max` nodes in their store sets, the least
+    recent forgotten first; a forgotten one also leaves the averages.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nodes_max: int = NODES_REMEMBERED_MAX) -> None:
+        self._nodes_max = nodes_max
         self._lookups: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._nodes = 0
         self._size_sum = 0.0
         self._responders_size_sum = _FIRST_SIZE_SUM
         self._subnet_sum = _FIRST_SUBNET_SUM
@@ -138,7 +142,10 @@ class LookupHistory:
         if not candidates:
             return nodes  # we are offline; nothing to learn from that
         self.forget(target)
-        if len(self._lookups) >= LOOKUPS_REMEMBERED_MAX:
+        while self._lookups and (
+            len(self._lookups) >= LOOKUPS_REMEMBERED_MAX
+            or self._nodes + len(nodes) > self._nodes_max
+        ):
             self.forget(next(iter(self._lookups)))
         heard_of = [node.id for node in candidates[:K]]
         answered = [node.id for node in responders[:K]]
@@ -151,6 +158,7 @@ class LookupHistory:
             len({subnet(node.address[0]) for node in candidates[:K]}),
         )
         self._lookups[target] = entry
+        self._nodes += len(nodes)
         self._size_sum += entry.size
         self._responders_size_sum += entry.responders_size
         self._subnet_sum += entry.subnets
@@ -160,6 +168,7 @@ class LookupHistory:
         """Drop what is known about a target, for instance because its tokens are refused."""
         entry = self._lookups.pop(target, None)
         if entry is not None:
+            self._nodes -= len(entry.nodes)
             self._size_sum -= entry.size
             self._responders_size_sum -= entry.responders_size
             self._subnet_sum -= entry.subnets
@@ -170,6 +179,11 @@ class LookupHistory:
         if entry is None or now - entry.at > REUSE_S:
             return ()
         return entry.nodes
+
+    @property
+    def nodes(self) -> int:
+        """Nodes in the store sets that are remembered."""
+        return self._nodes
 
     @property
     def size(self) -> tuple[float, float]:

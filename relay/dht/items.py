@@ -203,26 +203,48 @@ def _unpack(record: bytes) -> MutableItem:
 class PeerStore:
     """Addresses of torrent peers by info hash, least recently used out first.
 
-    At most `info_hashes_max` info hashes with `peers_max` peers each. As in the reference a
-    peer is known by its node identifier: announcing again replaces the address. (BEP 5 would
-    drop peers by age; a relay does not care to be a tracker, so the limits alone must do.)
+    At most `info_hashes_max` info hashes with `peers_max` peers each, the limits of the reference,
+    and `peers_total_max` peers in all: a million of them, which one liar with a token could
+    announce within two hours, would take 310 MB. As in the reference a peer is known by its node
+    identifier: announcing again replaces the address. (BEP 5 would drop peers by age; a relay does
+    not care to be a tracker, so the limits alone must do.)
     """
 
-    def __init__(self, info_hashes_max: int = 2000, peers_max: int = 500) -> None:
+    def __init__(
+        self, info_hashes_max: int = 2000, peers_max: int = 500, peers_total_max: int = 50_000
+    ) -> None:
         self._swarms: OrderedDict[bytes, OrderedDict[bytes, Address]] = OrderedDict()
         self.info_hashes: Final = RecordTable(info_hashes_max)
         """Those that have peers, used as `_swarms` is: so the datagram lane knows them, too."""
         self._info_hashes_max = info_hashes_max
         self._peers_max = peers_max
+        self._peers_total_max = peers_total_max
+        self._total = 0
+
+    def __len__(self) -> int:
+        """How many peers there are, of all info hashes."""
+        return self._total
 
     def announce(self, info_hash: bytes, node_id: bytes, address: Address) -> None:
         """Remember that the node `node_id` has a torrent peer at `address`."""
         swarm = self._swarms.get(info_hash)
         if swarm is None:
             swarm = OrderedDict()
+        self._total -= len(swarm)
         _store(swarm, node_id, address, self._peers_max)
-        _store(self._swarms, info_hash, swarm, self._info_hashes_max)
+        self._total += len(swarm)
+        if info_hash not in self._swarms and len(self._swarms) >= self._info_hashes_max:
+            self._drop_oldest()
+        self._swarms[info_hash] = swarm
+        self._swarms.move_to_end(info_hash)
         self.info_hashes.put(info_hash, b"")
+        while self._total > self._peers_total_max and len(self._swarms) > 1:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, swarm = self._swarms.popitem(last=False)
+        self.info_hashes.drop_oldest()
+        self._total -= len(swarm)
 
     def sample(self, info_hash: bytes, rng: Random) -> list[Address]:
         """Return the peers of an info hash, or `PEERS_RETURNED_MAX` random ones of many."""

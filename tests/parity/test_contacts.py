@@ -82,7 +82,8 @@ class Played:
         row = self.row
         following = row.next_contact()
         return (
-            (row.sent, row.responded, row.waiting, row.late, row.in_row, row.known),
+            (row.sent, row.responded, row.waiting, row.late),
+            (row.in_row, row.known, row.machines),
             row.settled(),
             None if following is None else facts_of(following),
             [facts_of(contact) for contact in row.head()],

@@ -102,6 +102,20 @@ def test_the_average_size_forgets_with_the_look_ups() -> None:
     assert history.store_set((5).to_bytes(20, "big"), 0.0) == ()
 
 
+def test_large_store_sets_leave_fewer_look_ups_remembered() -> None:
+    """A hostile network has 256 nodes answer each look-up, and wants all of them written to."""
+    history = LookupHistory(nodes_max=1000)
+    nodes = [at_distance(0.001 * i) for i in range(1, 257)]
+    sets = []
+    for number in range(100):
+        sets.append(history.remember(number.to_bytes(20, "big"), infos(nodes), nodes, 0.0))
+        assert history.nodes <= 1000
+    assert history.nodes > 1000 - len(nodes)
+    remembered = [n for n in range(100) if history.store_set(n.to_bytes(20, "big"), 0.0)]
+    assert remembered == list(range(remembered[0], 100))
+    assert sum(len(sets[number]) for number in remembered) == history.nodes
+
+
 def test_being_offline_teaches_nothing() -> None:
     history = LookupHistory()
     assert history.remember(TARGET, [], [], 0.0) == ()

@@ -161,6 +161,30 @@ def test_many_peers_are_sampled() -> None:
     assert len({address for sample in samples for address in sample}) > 80
 
 
+def test_peers_are_bounded_in_all() -> None:
+    """Whoever announces in every swarm drives out old swarms, whole; the newest one stays."""
+    peers = PeerStore(info_hashes_max=1000, peers_max=50, peers_total_max=100)
+    for swarm in range(500):
+        for number in range(1 + swarm % 60):
+            node_id = b"%020d" % number
+            peers.announce(b"%020d" % swarm, node_id, ("192.0.2.1", 1 + number))
+            assert len(peers) <= 100
+    there = [swarm for swarm in range(500) if peers.sample(b"%020d" % swarm, seeded(1))]
+    known = [swarm for swarm in range(500) if peers.info_hashes.get(b"%020d" % swarm) is not None]
+    assert there == known == list(range(there[0], 500))
+    assert len(peers) == sum(min(1 + swarm % 60, 50) for swarm in there)
+    for number in range(600):  # a single swarm that is larger than all may be
+        peers.announce(b"a" * 20, b"%020d" % number, ("192.0.2.1", 1))
+    assert len(peers) <= 100
+
+
+def test_no_flood_of_announcements_fills_more_than_is_promised() -> None:
+    peers = PeerStore()
+    for number in range(120_000):
+        peers.announce(b"%020d" % (number // 400), b"%020d" % number, ("192.0.2.1", 1))
+    assert 49_000 < len(peers) <= 50_000
+
+
 def test_peers_are_bounded_in_both_directions() -> None:
     peers = PeerStore(info_hashes_max=3, peers_max=4)
     for swarm in range(5):

@@ -242,6 +242,31 @@ def test_a_false_name_cannot_hide_a_node() -> None:
     assert (contact.address, contact.id) == (honest.address, honest.id)
 
 
+def test_a_name_that_another_has_cannot_hide_a_node() -> None:
+    """A liar gives all honest nodes one identifier, closer than theirs: they stay in the row."""
+    lookup = make_lookup()
+    honest = [node(distance) for distance in range(100, 110)]
+    lookup.add(node(200))
+    (liar,) = ask(lookup)
+    lie = node(1).id
+    false = [NodeInfo(lie, known.address) for known in honest]
+    respond(lookup, liar, [*honest, NodeInfo(lie, ("10.66.0.1", 6881)), *false])
+    asked = ask(lookup)
+    assert set(addresses(asked)) >= {known.address for known in honest}
+    assert lookup.in_row == lookup.known == 2 + len(honest)
+
+
+def test_what_a_liar_names_is_forgotten_with_its_place() -> None:
+    """Ever closer nodes push one another out of the row; their machines go with them."""
+    lookup = make_lookup()
+    distance = 1 << 40
+    for _ in range(CANDIDATES_MAX * 3):
+        distance -= 1
+        octets = distance.to_bytes(20, "big")
+        lookup.add(NodeInfo(octets, (f"93.{octets[-3]}.{octets[-2]}.{octets[-1]}", 6881)))
+    assert lookup.in_row == lookup.known == lookup.machines == CANDIDATES_MAX
+
+
 def test_a_node_under_a_false_name_gets_its_true_place() -> None:
     lookup = make_lookup()
     lookup.add(NodeInfo(node(1).id, node(77).address))
