@@ -15,6 +15,7 @@ from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Literal
 
+import trio
 from prometheus_client.metrics_core import Metric
 from prometheus_client.utils import floatToGoString
 
@@ -200,6 +201,13 @@ FAMILIES: Final = (
         "Whether a part of the relay works (1) or is in trouble (0), as in /health.",
         ("part",),
         _health,
+    ),
+    Family(
+        "tasks",
+        "gauge",
+        "Tasks of the event loop that are running or waiting.",
+        (),
+        lambda _: _one(trio.lowlevel.current_statistics().tasks_living),
     ),
     # HTTP
     Family(
