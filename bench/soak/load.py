@@ -55,7 +55,7 @@ ANSWER_S: Final = 20.0
 DHT_ANSWER_S: Final = 5.0
 DHT_TRIES: Final = 2
 """UDP may lose one."""
-SURE_S: Final = 60.0
+SURE_S: Final = 30.0
 """For so long a packet just published must be found, whatever else happens."""
 HOT_KEYS: Final = 1000
 PUBLISHED_MAX: Final = 50_000

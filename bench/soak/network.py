@@ -15,9 +15,12 @@ import json
 import sys
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
+from relay.dht import node
+from relay.dht.items import ItemStore
 from relay.net.start import open_driver
 from relay.net.testnet import LOOPBACK, REQUEST_TIMEOUT_S
 from relay.net.udp import DhtDriver
@@ -25,6 +28,8 @@ from relay.net.udp import DhtDriver
 INTRODUCTIONS = 5
 """How many living nodes a newcomer is told of."""
 JOIN_S = 30.0
+ITEMS_MAX = 5000
+"""In a real network no node holds many packets of one relay. These few hold all of them."""
 
 
 @dataclass
@@ -100,6 +105,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=20)
     parser.add_argument("--life", type=float, default=240.0, help="seconds that a node lives")
     arguments = parser.parse_args()
+    setattr(node, "ItemStore", partial(ItemStore, ITEMS_MAX))  # noqa: B010  # not for mypy to see
     trio.run(run, arguments.nodes, arguments.life)
 
 
