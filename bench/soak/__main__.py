@@ -272,13 +272,17 @@ class Processes:
         stop = threading.Event()
 
         def turn(kind: str) -> None:
-            current = self._foreign(kind)
-            while not stop.wait(PEER_LIFE_S):
-                following = self._foreign(kind)
+            try:
+                current = self._foreign(kind)
+                while not stop.wait(PEER_LIFE_S):
+                    following = self._foreign(kind)
+                    current.close()
+                    current = following
+                    facts = self._run.facts
+                    facts[f"{kind}_replaced"] = facts.get(f"{kind}_replaced", 0) + 1
                 current.close()
-                current = following
-                self._run.facts[f"{kind}_replaced"] = self._run.facts.get(f"{kind}_replaced", 0) + 1
-            current.close()
+            except Exception as error:
+                self._run.troubles.append(f"nodes of {kind}: {error!r}")
 
         threads = [threading.Thread(target=turn, args=(kind,)) for kind in ("rust", "libtorrent")]
         for thread in threads:
@@ -390,10 +394,16 @@ def soak(options: argparse.Namespace) -> Run:
         wait_until(lambda: not _loading(process), "the load of the cache", LOADED_S)
         begun = time.monotonic()
         with processes.foreign_nodes(), processes.load(process, begun) as load:
-            _watch(run, processes, process, page, begun, load)
+            try:
+                _watch(run, processes, process, page, begun, load)
+            except Exception as error:  # what was seen until then is worth more than a traceback
+                run.troubles.append(f"the run broke off: {error!r}")
             with processes.lock:
                 run.facts["nodes_gone"] = processes.ask_network()["gone"]
-        status = process.stop()
+        try:
+            status: object = process.stop()
+        except Exception as error:
+            status = repr(error)
         if status != 0:
             run.troubles.append(f"the relay ended with {status}")
         run.log = process.log().splitlines()
@@ -431,9 +441,9 @@ def _watch(
             last = run.samples[-1]
             failures = run.count("failures").total()
             progress(
-                f"{at / 60:.0f} min: rss {last['rss'] / MIB:.1f} MiB, {last['packets']:,.0f} packets,"
-                f" {last['descriptors']:.0f} descriptors, {last['tasks']:.0f} tasks,"
-                f" wal {last['wal'] / MIB:.1f} MiB, {failures} failures"
+                f"{at / 60:.0f} min: rss {last['rss'] / MIB:.1f} MiB,"
+                f" {last['packets']:,.0f} packets, {last['descriptors']:.0f} descriptors,"
+                f" {last['tasks']:.0f} tasks, wal {last['wal'] / MIB:.1f} MiB, {failures} failures"
             )
         due += period_s
         time.sleep(max(due - time.monotonic(), 0))
@@ -478,7 +488,8 @@ def _foreign_words(facts: dict[str, Any]) -> str:
     replaced = [
         f"{kind} {facts.get(f'{kind}_replaced', 0)} times" for kind in ("rust", "libtorrent")
     ]
-    return f"{PEER_NODES} nodes each of Rust's mainline and libtorrent, replaced: {', '.join(replaced)}"
+    kinds = "Rust's mainline and libtorrent"
+    return f"{PEER_NODES} nodes each of {kinds}, replaced: {', '.join(replaced)}"
 
 
 def picture_of(run: Run) -> str:
@@ -492,8 +503,10 @@ def picture_of(run: Run) -> str:
         scale = MIB if rule.unit == "MiB" else 1.0
         words = f"{name}, {rule.unit}" if rule.unit else name
         charts.append(Chart(words, run.series(name), scale))
-    for name in TIMES:
-        charts.append(Chart(f"hot GET, {name[4:7]}, ms", run.times(name), fitted=False, floor=0.0))
+    charts += [
+        Chart(f"hot GET, {name[4:7]}, ms", run.times(name), fitted=False, floor=0.0)
+        for name in TIMES
+    ]
     charts.append(Chart("evictions", run.series("evictions"), fitted=False, floor=0.0))
     return draw(title, charts, run.warmup_s)
 
@@ -523,10 +536,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where to keep the run")
     parser.add_argument("--render", type=Path, help="a kept run, to be told again")
     options = parser.parse_args(arguments)
-    if options.render:
-        run = Run(**json.loads(options.render.read_text()))
-    else:
-        run = soak(options)
+    run = Run(**json.loads(options.render.read_text())) if options.render else soak(options)
     path = save(run, options.render.parent if options.render else options.folder)
     sys.stdout.write(report(run, None))
     progress(f"kept as {path}.json, .md, .svg")

@@ -14,6 +14,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal
 
 BLOCK_S: Final = 60.0
@@ -125,7 +126,7 @@ def _independent(residuals: Sequence[float]) -> float:
     total = math.fsum(value**2 for value in residuals)
     if total == 0:
         return len(residuals)
-    neighbours = zip(residuals, residuals[1:], strict=False)
+    neighbours = pairwise(residuals)
     r = min(max(math.fsum(a * b for a, b in neighbours) / total, 0.0), 0.99)
     return max(len(residuals) * (1 - r) / (1 + r), 3.0)
 
