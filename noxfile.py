@@ -1,11 +1,15 @@
 """The one door to every check: ``nox`` runs what CI runs, ``nox -s fast`` what fits in a minute.
 
 All sessions of one Python share one environment under ``.nox``, with the relay installed in
-place; it is made anew when what it is made from changes. By name only: ``fast``, ``iroh`` (its
-programs through relays, also in containers), ``debug`` (bounds checks, assertions and sanitizers
-in the extension), ``fuzz`` (what strangers may send, by libFuzzer), ``bench`` and ``dashboard``.
-What comes after ``--`` goes to pytest, the fuzzers or the bench:
-``nox -s tests -- tests/unit -k dns``.
+place; it is made anew when what it is made from changes. What comes after ``--`` goes to pytest,
+the fuzzers or the bench: ``nox -s tests -- tests/unit -k dns``. By name only:
+
+- ``fast``: form, types, units.
+- ``iroh``: its programs through relays, also in containers.
+- ``debug``: bounds checks, assertions and sanitizers in the extension.
+- ``fuzz``: what strangers may send, by libFuzzer.
+- ``soak``: an hour of mixed load.
+- ``bench`` and ``dashboard``.
 """
 
 from __future__ import annotations
@@ -317,3 +321,11 @@ def bench(session: nox.Session) -> None:
 def dashboard(session: nox.Session) -> None:
     """Ask a real Prometheus all that the Grafana dashboard asks; draw what comes back."""
     Environment(session).run("python", "-m", "bench.dashboard", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Put a relay under an hour of mixed load, in a network that changes; judge what grows."""
+    environment = Environment(session)
+    session.run("tools/build-peers", env={"PYTHON": sys.executable}, external=True)
+    environment.run("python", "-m", "bench.soak", *session.posargs)

@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -69,11 +69,15 @@ LIFE_S: Final = 240.0
 PEER_NODES: Final = 3
 PEER_LIFE_S: Final = 300.0
 SAMPLE_S: Final = 5.0
+WINDOW_S: Final = 10.0
+"""Of the load, for which its latencies are told together."""
 RELOAD_S: Final = 60.0
 WARMUP_SHARE: Final = 1 / 6
 LONG_S: Final = 720.0
 """From here on slopes, latencies and rates are judged: shorter runs say too little of them."""
 RATE_SHARE_MIN: Final = 0.8
+PATIENCE_S: Final = 180.0
+"""A busy machine needs some time until all of a short run's processes have begun."""
 EXPIRED_US: Final = 2 * 3600 * 1_000_000
 """How long ago the packets that the cache begins with were seen; they live for an hour."""
 MIB: Final = 2.0**20
@@ -233,7 +237,8 @@ class Processes:
     def load(self, process: RelayProcess, begun: float) -> Iterator[subprocess.Popen[str]]:
         """Run the load; its windows go into the run."""
         command = [*self._front, sys.executable, "-m", "bench.soak.load"]
-        numbers = [process.port, process.dht_port, self._options.seed, self._options.rate]
+        window_s = min(WINDOW_S, self._run.facts["seconds"] / 5)
+        numbers = [process.port, process.dht_port, self._options.seed, self._options.rate, window_s]
         one = subprocess.Popen(
             [*command, *map(str, numbers)],
             stdin=subprocess.PIPE,
@@ -324,8 +329,8 @@ def sample(process: RelayProcess, page: str) -> dict[str, float]:
         "private": rollup["Private_Clean"] + rollup["Private_Dirty"],
         "descriptors": float(len(list((folder / "fd").iterdir()))),
         "threads": float(len(list((folder / "task").iterdir()))),
-        "database": float((process.cache / DATABASE_FILE).stat().st_size),
-        "wal": float((process.cache / f"{DATABASE_FILE}-wal").stat().st_size),
+        "database": _size(process.cache / DATABASE_FILE),
+        "wal": _size(process.cache / f"{DATABASE_FILE}-wal"),
     }
     values, counts = _metrics(page)
     return found | {
@@ -341,13 +346,18 @@ def sample(process: RelayProcess, page: str) -> dict[str, float]:
     }
 
 
-def _metrics(page: str) -> tuple[Counter[str], dict[str, float]]:
+def _size(path: Path) -> float:
+    """Return the size of a file, bytes; the log is not there before the first write."""
+    return float(path.stat().st_size) if path.exists() else 0.0
+
+
+def _metrics(page: str) -> tuple[dict[str, float], dict[str, float]]:
     """Return the page's values, added up over their labels, and each by itself."""
-    values: Counter[str] = Counter()
-    each = {}
+    values: defaultdict[str, float] = defaultdict(float)
+    each: dict[str, float] = {}
     for family in text_string_to_metric_families(fetch(page).body.decode()):
         for one in family.samples:
-            values[one.name] += one.value
+            values[one.name] += float(one.value)
             labels = ",".join(one.labels.values())
             each[f"{one.name.removeprefix('pkarr_relay_')} {labels}".strip()] = one.value
     return values, each
@@ -395,7 +405,7 @@ def soak(options: argparse.Namespace) -> Run:
         begun = time.monotonic()
         with processes.foreign_nodes(), processes.load(process, begun) as load:
             try:
-                _watch(run, processes, process, page, begun, load)
+                _watch(run, process, page, begun, load)
             except Exception as error:  # what was seen until then is worth more than a traceback
                 run.troubles.append(f"the run broke off: {error!r}")
             with processes.lock:
@@ -417,18 +427,13 @@ def _loading(process: RelayProcess) -> bool:
 
 
 def _watch(
-    run: Run,
-    processes: Processes,
-    process: RelayProcess,
-    page: str,
-    begun: float,
-    load: subprocess.Popen[str],
+    run: Run, process: RelayProcess, page: str, begun: float, load: subprocess.Popen[str]
 ) -> None:
-    end = begun + float(run.facts["seconds"])
+    """Read everything again and again until the time is over."""
+    seconds = float(run.facts["seconds"])
+    period_s, reload_s = min(SAMPLE_S, seconds / 10), min(RELOAD_S, seconds / 4)
     due, reloads = begun, 0
-    period_s = min(SAMPLE_S, run.facts["seconds"] / 10)
-    reload_s = min(RELOAD_S, run.facts["seconds"] / 4)
-    while time.monotonic() < end:
+    while not _is_over(run, time.monotonic() - begun):
         at = time.monotonic() - begun
         if load.poll() is not None or not process.alive:
             run.troubles.append("the load or the relay ended early")
@@ -448,6 +453,15 @@ def _watch(
         due += period_s
         time.sleep(max(due - time.monotonic(), 0))
     run.facts["reloads"] = reloads
+
+
+def _is_over(run: Run, at: float) -> bool:
+    """Tell whether the time is over; a short run waits until it has seen everything."""
+    seconds = float(run.facts["seconds"])
+    if at < seconds or seconds >= LONG_S or at > seconds + PATIENCE_S:
+        return at >= seconds
+    statuses = run.count("statuses")
+    return all(_answers(statuses, kind) for kind in RATES)
 
 
 # ---- What is told ----

@@ -53,7 +53,7 @@ class Network:
         )
         scope = trio.CancelScope()
 
-        async def live(task_status: trio.TaskStatus[None]) -> None:
+        async def live(task_status: trio.TaskStatus[tuple[str, int]]) -> None:
             with scope:
                 await driver.run(task_status=task_status)
 
