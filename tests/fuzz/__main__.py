@@ -154,13 +154,11 @@ def _minimise(name: str, program: Path, work: Path) -> int:
 
 
 def _write_down(name: str, run: Run, kept: int) -> None:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"],
-        cwd=building.ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
+    commit = _git("rev-parse", "--short", "HEAD")
+    if _git(
+        "status", "--porcelain", "relay", "_speedups", "tests/fuzz/targets", "tests/fuzz/native"
+    ):
+        commit += "+"
     found = ", ".join(path.name for path in run.findings) or "none"
     row = (
         f"| {datetime.now(UTC):%Y-%m-%d %H:%M} | {commit} | {name} | {run.cpu_s:.0f}"
@@ -169,6 +167,13 @@ def _write_down(name: str, run: Run, kept: int) -> None:
     with RUNS.open("a") as file:
         file.write(row)
     print(row, end="")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=building.ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -50,14 +50,13 @@ def kernels() -> None:
             check=True,
         )
         stamp.write_text(recipe.hexdigest())
-    shutil.rmtree(TREE / "relay", ignore_errors=True)
-    (TREE / "relay").mkdir()
-    for path in (ROOT / "relay").iterdir():
-        (TREE / "relay" / path.name).symlink_to(path)
-    (TREE / "relay" / "_speedups").symlink_to(Path("..", "_speedups"))
-    for name in ("tests", "config.toml"):
-        (TREE / name).unlink(missing_ok=True)
-        (TREE / name).symlink_to(ROOT / name)
+    links = {f"relay/{path.name}": path for path in (ROOT / "relay").iterdir()}
+    links |= {"relay/_speedups": Path("..", "_speedups")}
+    links |= {name: ROOT / name for name in ("tests", "config.toml")}
+    (TREE / "relay").mkdir(exist_ok=True)
+    for name, destination in links.items():
+        if not (TREE / name).is_symlink():
+            (TREE / name).symlink_to(destination)
 
 
 def python_target(name: str, *, pure: bool) -> Path:
