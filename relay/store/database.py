@@ -26,6 +26,8 @@ _BUSY_TIMEOUT_S: Final = 2.0
 _PAGE_CACHE_KIB: Final = 8 * 1024
 _CHECKPOINT_PAGES: Final = 2000
 """The log is copied into the file every 8 MiB: seldom, and soon replayed after a crash."""
+_VALUE_BYTES_MAX: Final = 16 << 20
+"""Of a value or row, ten times our largest: a spoiled length makes nobody allocate a gigabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
     )
     # The file may have been prepared by somebody else: no functions run from its schema, and
     # pages are checked as they are read.
+    connection.text_factory = _text
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _VALUE_BYTES_MAX)
     try:
         _set(connection, "trusted_schema=OFF")
         _set(connection, "cell_size_check=ON")
@@ -110,6 +114,11 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _text(octets: bytes) -> str:
+    """Read text that may be spoiled: what is no UTF-8 is not what we wrote, and is seen to be."""
+    return octets.decode("utf-8", "replace")
 
 
 def _set(connection: sqlite3.Connection, pragma: str) -> None:
@@ -212,7 +221,7 @@ def _described(path: Path) -> str:
     connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
     try:
         names = Database(connection, execute_plugins=False).table_names()
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):  # the latter: of what SQLite says
         return ", damaged"
     finally:
         connection.close()

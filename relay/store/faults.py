@@ -43,6 +43,7 @@ _LASTING: Final = {
     sqlite3.SQLITE_CORRUPT: "is damaged",
     sqlite3.SQLITE_NOTADB: "is not a SQLite database",
     sqlite3.SQLITE_CONSTRAINT: "is damaged",  # no statement of ours can break a constraint
+    sqlite3.SQLITE_TOOBIG: "is damaged",  # nothing of ours is as long as what was found
 }
 
 
@@ -62,6 +63,12 @@ def as_faults(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DatabaseFaultError(f"{path} cannot be used: {error.strerror}", heals=True) from error
+    except MemoryError as error:  # in the place of an error with SQLITE_NOMEM
+        reason = _HEALING[sqlite3.SQLITE_NOMEM]
+        raise DatabaseFaultError(f"{path}: {reason}", heals=True) from error
+    except UnicodeDecodeError as error:
+        # SQLite quotes what is wrong with a schema, and what is wrong need not be text.
+        raise lasting(path, f"is damaged ({error.object.decode('utf-8', 'replace')})") from error
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", None)
         if code is None:

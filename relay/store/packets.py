@@ -29,6 +29,7 @@ RECENCY_PIECE_KEYS: Final = 8192
 _ROWS_AT_ONCE: Final = (64, 16, 4, 1)
 _FLOORS_DROPPED_MAX: Final = 4096
 """How many floors one commit drops at most, so that no commit takes long."""
+_GENERATIONS_MAX: Final = 2**62
 _VACUUM_PAGES: Final = 512
 _SPARE_PAGES: Final = 64
 """Free pages worth keeping; they are used again before the file grows."""
@@ -122,8 +123,11 @@ class PacketCache:
             ).fetchone()
             if newest is None:
                 return 1
+            if not (isinstance(newest, int) and newest < _GENERATIONS_MAX):  # it is spoiled
+                self._connection.execute("DELETE FROM recency")
+                return 1
             self._connection.execute("DELETE FROM recency WHERE generation > ?", (oldest,))
-            return int(newest) + 1
+            return newest + 1
 
     def shrink(self) -> bool:
         """Give some free pages back to the file system.

@@ -121,9 +121,11 @@ class PacketReader:
         with as_faults(self._path):
             # While a generation is being written, the one before it is the complete one.
             generation, newest_id = self._connection.execute(
-                "SELECT coalesce(min(generation), 0), coalesce(min(newest_id), 0) FROM recency "
+                "SELECT coalesce(min(generation), 0), "
+                "CAST(coalesce(min(newest_id), 0) AS INTEGER) FROM recency "
                 "WHERE generation = (SELECT min(generation) FROM recency)"
             ).fetchone()
+        newest_id = min(newest_id, _ABOVE_ALL_IDS - 1)  # it may be spoiled
         yield from self._scan(_ABOVE_ALL_IDS, newest_id)
         yield from self._order_of_use(generation)
         yield from self._scan(newest_id + 1, 0)

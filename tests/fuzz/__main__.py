@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,13 +75,7 @@ def fuzz(name: str, seconds: int, *, pure: bool = False) -> Run:
     log = work / "log.txt"
     print(f"{name}: {seconds} s; {log}")
     before = os.times()
-    with log.open("wb") as output:
-        subprocess.run(
-            [program, *options, f"-max_total_time={seconds}", new, begin],
-            stdout=output,
-            stderr=output,
-            check=False,
-        )
+    _run(log, program, *options, f"-max_total_time={seconds}", new, begin)
     after = os.times()
     executions, coverage, features = _last_status(log.read_text(errors="replace"))
     run = Run(
@@ -97,6 +92,23 @@ def fuzz(name: str, seconds: int, *, pure: bool = False) -> Run:
         raise SystemExit(f"{name} did not run; {log}:\n{log.read_text(errors='replace')[-3000:]}")
     _write_down(f"{name} (pure)" if pure else name, run, kept)
     return run
+
+
+def _run(log: Path, *command: str | Path) -> int:
+    """Run libFuzzer, with a folder in memory for what the target writes; return its status."""
+    memory = Path("/dev/shm")  # noqa: S108 -- a folder of our own is made there
+    folder = tempfile.mkdtemp(prefix="pkarr-fuzz-", dir=memory if memory.is_dir() else None)
+    try:
+        with log.open("wb") as output:
+            return subprocess.run(
+                command,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "TMPDIR": folder},
+                check=False,
+            ).returncode
+    finally:
+        shutil.rmtree(folder)
 
 
 def _seeds(name: str) -> Iterable[bytes]:
@@ -141,15 +153,10 @@ def _minimise(name: str, program: Path, work: Path) -> int:
     """Put the fewest, smallest inputs with the same features into the repository; their number."""
     least = work / "least"
     least.mkdir()
-    with (work / "merge.txt").open("wb") as output:
-        done = subprocess.run(
-            [program, *_options(name, work), "-merge=1", least, work / "new", work / "begin"],
-            stdout=output,
-            stderr=output,
-            check=False,
-        )
-    if done.returncode:
-        raise SystemExit(f"{name}: merging failed; {work / 'merge.txt'}")
+    log = work / "merge.txt"
+    options = _options(name, work)
+    if _run(log, program, *options, "-merge=1", least, work / "new", work / "begin"):
+        raise SystemExit(f"{name}: merging failed; {log}")
     return corpus.pack(name, corpus.gather(least))
 
 

@@ -147,6 +147,27 @@ def damaged_schema(path: Path) -> None:
     path.write_bytes(octets)
 
 
+def spoil(path: Path, word: bytes) -> None:
+    """Flip the top bit of the first letter of a word that stands in the file."""
+    octets = bytearray(path.read_bytes())
+    at = octets.index(word)
+    octets[at] ^= 0x80
+    path.write_bytes(octets)
+
+
+def schema_that_is_no_text(path: Path) -> None:
+    spoil(made(path), b"UNIQUE")  # SQLite quotes it in what it says
+
+
+def column_that_is_no_text(path: Path) -> None:
+    spoil(made(path), b"payload BLOB")
+
+
+def other_program_that_is_no_text(path: Path) -> None:
+    other_program(path)
+    spoil(path, b"TABLE")
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
@@ -160,6 +181,9 @@ def damaged_schema(path: Path) -> None:
         (altered, "has tables or triggers that are not as pkarr-relay made them"),
         (log_alone, "is missing, but its write-ahead log is there"),
         (damaged_schema, "is damaged"),
+        (schema_that_is_no_text, r"is damaged \(malformed database schema"),
+        (column_that_is_no_text, "has tables or triggers that are not as pkarr-relay made them"),
+        (other_program_that_is_no_text, "of another program, damaged; nothing"),
     ],
 )
 def test_what_is_not_ours_is_refused_and_left_alone(
@@ -176,7 +200,10 @@ def test_what_is_not_ours_is_refused_and_left_alone(
     after = contents(path.parent)
     assert before.items() <= after.items()
     # Our own file was opened, to be read, and SQLite keeps an index of its empty log.
-    if prepare not in (planted_trigger, altered, damaged_schema):
+    if prepare not in (
+        *(planted_trigger, altered, damaged_schema),
+        *(schema_that_is_no_text, column_that_is_no_text),
+    ):
         assert after == before
 
 

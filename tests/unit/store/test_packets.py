@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay.store import packets, records
-from relay.store.faults import DatabaseFaultError
+from relay.store.faults import DatabaseFaultError, as_faults
 from relay.store.floors import FLOOR_LIFE_US, Floor
 from relay.store.packets import Changes, PacketCache
 from relay.store.reader import PacketReader
@@ -181,13 +181,41 @@ def test_spoiled_floors_nodes_and_order_are_left_out_and_counted(cache, path, re
     spoil(
         path,
         "UPDATE floors SET timestamp = x'0000000000000009' WHERE id = 1;"
-        "UPDATE nodes SET port = 3 WHERE position = 0;"
+        "UPDATE nodes SET ip = CAST(x'3139322eff' AS TEXT) WHERE position = 0;"
         "UPDATE recency SET keys = x'00' WHERE id = 1",
     )
     assert reader.read([key(1), key(2)]).floors.keys() == {key(2)}
     assert reader.nodes() == nodes[1:]
     assert loaded(reader) == ([key(2)], {})
     assert reader.bad_rows == 3
+
+
+@pytest.mark.parametrize("spoiled", ["'text'", "x'ff'", "9223372036854775807", "-1", "1e300"])
+def test_spoiled_numbers_of_the_order_of_use_are_borne(cache, path, reader, record, spoiled):
+    group = {key(number): record(number) for number in range(5)}
+    cache.commit(Changes(records=group), NOW_US)
+    for column in ("newest_id", "generation"):
+        cache.write_recency([key(1)], cache.next_generation(), last=True)
+        spoil(path, "UPDATE recency SET COLUMN = ".replace("COLUMN", column) + spoiled)
+        assert loaded(reader)[1] == group
+        generation = cache.next_generation()
+        assert 0 <= generation < 2**62
+        cache.write_recency([key(2)], generation, last=True)
+        assert loaded(reader) == ([key(2)], group)
+
+
+def test_a_length_beyond_ours_is_damage_and_not_a_gigabyte(cache, path, reader, record):
+    cache.commit(Changes(records={key(1): record(1)}), NOW_US)
+    spoil(path, "UPDATE packets SET payload = zeroblob(20000000)")
+    with pytest.raises(DatabaseFaultError, match="is damaged") as fault:
+        loaded(reader)
+    assert not fault.value.heals
+
+
+def test_too_little_memory_heals(path):
+    with pytest.raises(DatabaseFaultError, match="not enough memory") as fault, as_faults(path):
+        raise MemoryError
+    assert fault.value.heals
 
 
 def test_nodes_are_replaced_as_a_whole(cache, reader):
