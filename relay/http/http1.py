@@ -3,8 +3,11 @@
 h11 is right to refuse an HTTP/1.1 request without `Host`; the reference answers it, and so
 do we (transcript ``http11-nohost``). The parser here holds a request's head back until it
 is whole, adds an empty `Host` where there is none, and only then hands it to h11. Holding
-it back also makes the limit on its size exact. An `Upgrade` is ignored, as RFC 9110,
-section 7.8, allows: h2c and WebSocket clients are answered in HTTP/1.1.
+it back also makes the limit on its size exact. What others may read as a request of another
+length is refused (RFC 9112, section 6.1), where h11 would choose one. What follows a request that
+is to be the last is ignored, where h11 would have an error take the place of its answer. An
+`Upgrade` is ignored, as RFC 9110, section 7.8, allows: h2c and WebSocket clients are answered in
+HTTP/1.1.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class RequestParser(h11.Connection):
         """Take bytes from the client; none means that it has ended."""
         if self.their_state is h11.IDLE and data:
             self._held += data
-        else:
+        elif self.their_state is not h11.MUST_CLOSE:
             super().receive_data(data)
 
     def next_event(self) -> Any:  # noqa: ANN401  # h11's own signature: events and sentinels
@@ -50,10 +53,15 @@ class RequestParser(h11.Connection):
         Raises:
             h11.RemoteProtocolError: not HTTP (400), or a head that is too large (431).
         """
+        if self.their_state is h11.MUST_CLOSE:
+            return h11.NEED_DATA
         if self.head_pending:
             self._release_head()
         event = super().next_event()
-        return _without_upgrade(event) if isinstance(event, h11.Request) else event
+        if not isinstance(event, h11.Request):
+            return event
+        _check_framing(event)
+        return _without_upgrade(event)
 
     def start_next_cycle(self) -> None:
         """Begin the next request, with what has already come of it."""
@@ -80,10 +88,20 @@ class RequestParser(h11.Connection):
         line_end = self._held.index(b"\n") + 1
         request_line, fields = self._held[:line_end], self._held[line_end:size]
         if request_line.rstrip().endswith(b"HTTP/1.1") and not _HOST.search(fields):
+            if fields.startswith((b" ", b"\t")):  # it would become a part of our field
+                raise h11.RemoteProtocolError("continuation of no field")
             request_line += _NO_HOST
         body = bytes(self._held[size:])
         self._held.clear()
         super().receive_data(bytes(request_line + fields) + body)
+
+
+def _check_framing(request: h11.Request) -> None:
+    names = {name for name, _ in request.headers}
+    if b"transfer-encoding" in names and (
+        b"content-length" in names or request.http_version < b"1.1"
+    ):
+        raise h11.RemoteProtocolError("a body of two lengths")
 
 
 def _without_upgrade(request: h11.Request) -> h11.Request:
