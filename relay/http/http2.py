@@ -7,6 +7,11 @@ What is added to Hypercorn's, and why:
 * the header list is limited from the first request on, not only once the client has
   acknowledged our settings;
 * a client that opens and resets streams again and again (CVE-2023-44487) is sent away;
+* so is one that sends frame after frame which ask for nothing: PING, SETTINGS, PRIORITY,
+  WINDOW_UPDATE, empty DATA (CVE-2019-9511 to 9518), each of which takes as long as a hot answer;
+* of a client's settings only the known ones are kept, and the table that its answers' fields are
+  compressed with stays small, whatever it says: both would grow by what it sends;
+* answers that a client does not take wait outside the connection's buffers once those are full;
 * body bytes of a stream that has already been answered are ignored, instead of ending the
   connection in a `KeyError`;
 * CONNECT and paths outside visible ASCII are refused before Hypercorn reads them;
@@ -22,6 +27,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+import trio
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
@@ -32,23 +38,36 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
+from hpack import Encoder
 from hypercorn.events import Closed, RawData
 from hypercorn.events import Event as WireEvent
+from hypercorn.protocol.events import Body
+from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
 from hyperframe.frame import GoAwayFrame
 
 STREAMS_MAX: Final = 100
 HEADER_LIST_BYTES_MAX: Final = 16 * 1024
 RESETS_MAX: Final = 200
-"""Streams that a client may reset, beyond half of all its requests."""
+"""Streams that a client may reset, or have reset, beyond half of all its requests."""
 FRAME_BYTES_MAX: Final = 16 * 1024
 """The least that a server must take, and what we announce (RFC 9113, section 4.2)."""
 HEADER_BLOCK_BYTES_MAX: Final = 2 * HEADER_LIST_BYTES_MAX
 """A compressed header list is rarely larger than what it stands for."""
+IDLE_FRAMES_MAX: Final = 2000
+"""Frames that ask for nothing, beyond those that go with requests."""
+IDLE_FRAMES_PER_REQUEST: Final = 50
+SMALL_DATA_BYTES: Final = 64
+"""DATA below that is hardly worth its frame; a whole packet in single bytes is still taken."""
+BUFFERED_BYTES_MAX: Final = 64 * 1024
+"""Of answers that a client has not taken yet, all its streams together; then one more is added."""
+ENCODER_TABLE_BYTES: Final = 4096
+"""What RFC 7541 begins with. hpack looks through all of its table for each field of an answer."""
 _PREFACE_BYTES: Final = 24
 _FRAME_HEADER_BYTES: Final = 9
-_HEADERS, _CONTINUATION = 1, 9
+_DATA, _HEADERS, _CONTINUATION = 0, 1, 9
 _END_HEADERS: Final = 4
+_KNOWN_SETTINGS: Final = frozenset(SettingCodes)
 _PATH: Final = re.compile(rb"[\x21-\x7e]+")
 _METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -60,6 +79,7 @@ class FrameMeter:
         self._skip = _PREFACE_BYTES
         self._header = bytearray()
         self._block = 0
+        self._idle_left = IDLE_FRAMES_MAX
 
     def measure(self, data: bytes) -> ErrorCodes | None:
         """Take the next bytes; return what is wrong with a frame that begins in them."""
@@ -87,7 +107,37 @@ class FrameMeter:
             self._block = length if kind == _HEADERS else self._block + length
             if self._block > HEADER_BLOCK_BYTES_MAX and not flags & _END_HEADERS:
                 return ErrorCodes.ENHANCE_YOUR_CALM
+        if kind == _HEADERS:
+            self._idle_left += IDLE_FRAMES_PER_REQUEST
+        elif kind != _DATA or length < SMALL_DATA_BYTES:
+            self._idle_left -= 1
+            if self._idle_left < 0:
+                return ErrorCodes.ENHANCE_YOUR_CALM
         return None
+
+
+class PeerSettings(Settings):
+    """A client's settings: those that we know. h2 would keep any of 65,536, 0.8 kB each."""
+
+    def __setitem__(self, key: SettingCodes | int, value: int) -> None:
+        if key in _KNOWN_SETTINGS:
+            super().__setitem__(key, value)
+
+
+class SmallEncoder(Encoder):
+    """Compresses fields with a table of `ENCODER_TABLE_BYTES`, or smaller if the client wants."""
+
+    @property
+    def header_table_size(self) -> int:
+        """The table's size, in bytes as RFC 7541 counts them."""
+        return self.header_table.maxsize
+
+    @header_table_size.setter
+    def header_table_size(self, value: int) -> None:
+        size = min(value, ENCODER_TABLE_BYTES)
+        self.header_table.maxsize = size
+        if self.header_table.resized:
+            self.table_size_changes.append(size)
 
 
 class Http2(H2Protocol):
@@ -100,6 +150,9 @@ class Http2(H2Protocol):
         self._meter = FrameMeter()
         self._requests = 0
         self._resets = 0
+        self._sent = trio.Event()
+        self.connection.encoder = SmallEncoder()
+        self.connection.remote_settings = PeerSettings(client=True)
         self.connection.local_settings = Settings(
             client=False,
             initial_values={
@@ -134,17 +187,15 @@ class Http2(H2Protocol):
 
     async def _handle_events(self, events: Sequence[Event]) -> None:
         for event in events:
-            if isinstance(event, StreamReset) and self._is_abusive():
-                await self._send_away(ErrorCodes.ENHANCE_YOUR_CALM)
-                return
+            self._resets += isinstance(event, StreamReset)
             if self._is_welcome(event):
                 # One at a time: a stream may be answered and forgotten between two events.
                 await super()._handle_events([event])
+                await trio.lowlevel.checkpoint()
+            if self._resets > RESETS_MAX + self._requests // 2:
+                await self._send_away(ErrorCodes.ENHANCE_YOUR_CALM)
+                return
         await self._flush()
-
-    def _is_abusive(self) -> bool:
-        self._resets += 1
-        return self._resets > RESETS_MAX + self._requests // 2
 
     def _is_welcome(self, event: Event) -> bool:
         match event:
@@ -171,12 +222,26 @@ class Http2(H2Protocol):
         return True
 
     def _refuse(self, stream_id: int, code: ErrorCodes) -> bool:
+        self._resets += 1
         with suppress(ProtocolError):  # the client may have reset it already
             self.connection.reset_stream(stream_id, code)
         return False
 
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Send a part of an answer; Hypercorn's streams call this."""
+        if isinstance(event, Body):
+            while self._buffered_bytes >= BUFFERED_BYTES_MAX and event.stream_id in self.streams:
+                await self._sent.wait()
+        await super().stream_send(event)
+
+    @property
+    def _buffered_bytes(self) -> int:
+        return sum(len(buffer.buffer) for buffer in self.stream_buffers.values())
+
     async def _send_data(self, stream_id: int) -> None:
         await super()._send_data(stream_id)
+        self._sent.set()
+        self._sent = trio.Event()
         await self._close_when_done()
 
     async def _close_when_done(self) -> None:

@@ -1,9 +1,10 @@
 """A client's TCP connection, as Hypercorn's protocols need it, with bounds of our own.
 
-Reads come in small pieces, so that a limit on a request's head means what it says; a write
-that the client does not take within its deadline ends the connection; and before a
-connection is closed the client gets a moment to stop sending, because closing a socket
-with unread bytes resets it, and a reset may overtake the answer.
+Reads come in small pieces, so that a limit on a request's head means what it says, and so that
+nobody waits long for the one who is at work on a piece: 2 KiB of the smallest HTTP/2 frames or
+chunks take some milliseconds. A write that the client does not take within its deadline ends the
+connection; and before a connection is closed the client gets a moment to stop sending, because
+closing a socket with unread bytes resets it, and a reset may overtake the answer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final
 
 import trio
 
-RECEIVE_BYTES_MAX: Final = 16 * 1024
+RECEIVE_BYTES_MAX: Final = 2 * 1024
 LINGER_BYTES_MAX: Final = 256 * 1024
 """Unread request bytes that are thrown away before the connection is reset after all."""
 
@@ -23,7 +24,7 @@ class ClientStream:
     Args:
         sock: connected; closed by `close`.
         write_timeout_s: one write must be taken by the client's side within this.
-        received: what somebody else has read from it already, at most `RECEIVE_BYTES_MAX`.
+        received: what somebody else has read from it already.
     """
 
     def __init__(
@@ -36,7 +37,8 @@ class ClientStream:
     async def receive_some(self) -> bytes:
         """Return the next bytes, at most `RECEIVE_BYTES_MAX`; none when the client has ended."""
         if self._received:
-            received, self._received = self._received, b""
+            received = self._received[:RECEIVE_BYTES_MAX]
+            self._received = self._received[RECEIVE_BYTES_MAX:]
             await trio.lowlevel.checkpoint()
             return received
         try:
