@@ -241,6 +241,8 @@ static inline fl_connection *fl_open(fl_reactor *reactor, const fl_connection *l
     reactor->first_free = connection->next;
     *connection = *like;
     connection->generation = generation;
+    /* Without a cap nobody counts, and one client's thousands would be one long list. */
+    connection->judged.capped &= reactor->config.max_per_address != 0;
     if (connection->judged.capped) {
         uint32_t *bucket = fl_bucket(reactor, &connection->judged.itself.client);
         connection->next_in_bucket = *bucket;

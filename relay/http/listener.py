@@ -12,6 +12,9 @@ from typing import Final
 from relay.errors import StartupError
 
 BACKLOG: Final = 1024
+BUFFER_BYTES: Final = 64 * 1024
+"""Of the kernel's, each way, for each connection; it takes twice that for its own needs. By itself
+it would give a client that does not read up to some MiB, and one whose bytes nobody reads yet."""
 _ALL_IPV4: Final = "0.0.0.0"  # noqa: S104  # a relay serves the world
 _ALL: Final = "::"
 _NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
@@ -63,6 +66,8 @@ def _bound(host: str, port: int, *, dual_stack: bool) -> socket.socket:
         is_ipv6 = _is_ipv6(host)
         sock = opened.enter_context(socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # whoever is accepted inherits them
+            sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
         if is_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
         sock.bind((host, port))

@@ -11,7 +11,7 @@ import pytest
 
 from relay.errors import StartupError
 from relay.http import listener
-from relay.http.listener import open_listeners
+from relay.http.listener import BUFFER_BYTES, open_listeners
 
 
 @contextmanager
@@ -85,3 +85,14 @@ def test_everywhere_with_a_port_that_is_taken() -> None:
 def test_an_address_that_is_not_ours() -> None:
     with pytest.raises(StartupError, match=r"192\.0\.2\.1"):
         open_listeners(["192.0.2.1"], 0)
+
+
+def test_what_the_kernel_keeps_for_a_connection_is_bounded() -> None:
+    """Whoever is accepted has the listener's buffers; the kernel counts twice what it was told."""
+    for sock in open_listeners(None, 0):
+        with sock, socket.create_connection(("127.0.0.1", sock.getsockname()[1])):
+            sock.setblocking(True)
+            accepted, _ = sock.accept()
+            with accepted:
+                for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                    assert accepted.getsockopt(socket.SOL_SOCKET, option) <= 2 * BUFFER_BYTES
