@@ -9,6 +9,7 @@ the fuzzers or the bench: ``nox -s tests -- tests/unit -k dns``. By name only:
 - ``debug``: bounds checks, assertions and sanitizers in the extension.
 - ``fuzz``: what strangers may send, by libFuzzer.
 - ``soak``: an hour of mixed load.
+- ``simulate``: ten thousand simulated histories, and worlds of a thousand nodes.
 - ``bench`` and ``dashboard``.
 """
 
@@ -315,6 +316,12 @@ def fuzz(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure; bench/README.md says what."""
     Environment(session).run("python", "-m", "bench", *session.posargs)
+
+
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """Live through 10,000 simulated histories and large worlds; `-- --seed 17` repeats one."""
+    Environment(session).run("python", "-m", "tests.simulation", *session.posargs)
 
 
 @nox.session
