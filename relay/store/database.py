@@ -1,7 +1,9 @@
 """Opening the database file: ours, whole enough to work on, and private; or not at all.
 
-What is in the place of the file is judged by its first bytes, read without SQLite, which would
-replay a journal or make files beside it. A file that is not ours is never opened for writing.
+What is in the place of the file is judged before a journal is replayed or a file made beside it.
+A file that is not ours is never opened for writing. Nor is one ever opened without SQLite: to
+close any descriptor of a file ends all the locks that the process has on it (POSIX), and then
+another program, the last to leave as far as it can tell, folds the log away under our hands.
 A new database is built under another name and renamed, so the file is there whole or not at all.
 """
 
@@ -19,7 +21,6 @@ DATABASE_FILE: Final = "pkarr-relay.sqlite3"
 APPLICATION_ID: Final = 0x706B6172
 """``pkar``; at offset 68 of the file, so that ``file`` and others can tell what it is."""
 SCHEMA_VERSION: Final = 1
-_MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
 _BUSY_TIMEOUT_S: Final = 2.0
 """How long a person's ``sqlite3`` shell may hold the lock before we call it a fault."""
@@ -67,10 +68,14 @@ def open_for_writing(path: Path) -> OpenDatabase:
     return OpenDatabase(connection, created)
 
 
-def open_for_reading(path: Path) -> tuple[sqlite3.Connection, bool]:
+def open_for_reading(path: Path, *, alone: bool = False) -> tuple[sqlite3.Connection, bool]:
     """Open the database at `path` for a reader that never holds up the writer.
 
     Works on a read-only file system too, if nothing is left in the write-ahead log.
+
+    Args:
+        path: the file.
+        alone: there is no writer, and none comes: leave nothing behind that was not there.
 
     Returns:
         The connection, and whether it is frozen: it does not see what others write.
@@ -83,7 +88,7 @@ def open_for_reading(path: Path) -> tuple[sqlite3.Connection, bool]:
         raise FileNotFoundError(2, "no such file", str(path))
     writable = os.access(path.parent, os.W_OK, effective_ids=True)
     # SQLite wants to make the log's index even for reading; `immutable` reads the file alone.
-    frozen = not writable and not _has_log(path)
+    frozen = (alone or not writable) and not _has_log(path)
     connection = _connect(path, "mode=ro&immutable=1" if frozen else "mode=ro")
     try:
         _set(connection, "query_only=ON")
@@ -130,19 +135,16 @@ def _judge(path: Path) -> bool:
     # The log is looked for first: where the writer makes the file meanwhile, the file is there
     # before its log, so a log without a file is never the writer's new one seen halfway.
     has_log = _has_log(path)
-    header = b""
-    if path.exists():
-        with path.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
-    if not header:
+    size = path.stat().st_size if path.exists() else 0
+    if not size:
         if has_log:  # SQLite would replay it into a new file
             raise lasting(path, "is missing, but its write-ahead log is there")
         return False
-    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+    if size < _HEADER_BYTES:
         raise lasting(path, "is not a SQLite database")
-    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+    application_id, version = _marks(path)
+    if application_id != APPLICATION_ID:
         raise lasting(path, f"is a SQLite database of another program{_described(path)}")
-    version = int.from_bytes(header[60:64], "big")
     if version != SCHEMA_VERSION:
         raise lasting(
             path,
@@ -150,6 +152,22 @@ def _judge(path: Path) -> bool:
             f"this one knows {SCHEMA_VERSION}",
         )
     return True
+
+
+def _marks(path: Path) -> tuple[int, int]:
+    """Return the application id and the schema version in a file's header."""
+    connection = _frozen(path)
+    try:
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        connection.close()
+    return application_id, version
+
+
+def _frozen(path: Path) -> sqlite3.Connection:
+    """Open a file as it is: not even a lock is taken, and no log is replayed."""
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
 
 
 def _create(path: Path) -> None:
@@ -217,8 +235,7 @@ def _described(path: Path) -> str:
     """Name the tables of a stranger's database, so that the operator recognises it."""
     from sqlite_utils import Database  # slow to import, and hardly ever needed
 
-    # `immutable`: not even a lock is taken, and no log is replayed.
-    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
+    connection = _frozen(path)
     try:
         names = Database(connection, execute_plugins=False).table_names()
     except (sqlite3.DatabaseError, UnicodeDecodeError):  # the latter: of what SQLite says

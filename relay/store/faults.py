@@ -25,6 +25,13 @@ class DatabaseFaultError(StoreError):
         self.heals = heals
 
 
+class FilesLostError(DatabaseFaultError):
+    """The open files are no longer those in the folder: what is written to them is lost."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, heals=True)
+
+
 _HEALING: Final = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_IOERR: "the disk cannot be read or written",

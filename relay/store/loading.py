@@ -13,11 +13,12 @@ import trio
 
 from relay.pkarr.packet import SeenPacket, merge
 from relay.store.bell import Bell
+from relay.store.disk_thread import DiskThread
 from relay.store.faults import DatabaseFaultError
 from relay.store.memory import Memory
 from relay.store.packets import Node
 from relay.store.reader import READ_KEYS_MAX, PacketReader, Piece
-from relay.store.writer import RETRY_MAX_S, RETRY_MIN_S, Writer
+from relay.store.writer import RETRY_S, Writer
 
 _log = logging.getLogger("relay.store")
 
@@ -47,9 +48,14 @@ class Loader:
         self._deferred: dict[bytes, SeenPacket] = {}
         self._reopen_wanted = False
         self._running = True
-        self._thread = trio.CapacityLimiter(1)
+        self._at_work = False
+        self._reopened: trio.Event | None = None  # set: no file may be open until then
+        self._release_wanted = False
+        self._released = trio.Event()
+        self._disk = DiskThread(writer.path)
         writer.on_commit.append(self.bell.ring)
         writer.on_reopened = self._look_again
+        writer.on_lost = self._release
 
     @property
     def bad_rows(self) -> int:
@@ -107,26 +113,50 @@ class Loader:
                 self.bell.ring()
 
     async def run(self) -> None:
-        """Load everything, then read what is wanted, until cancelled or the file is of no use."""
-        pause_s = RETRY_MIN_S
+        """Load everything, then read what is wanted, until cancelled."""
+        self._at_work = True
         try:
             while True:
                 try:
                     await self._read_on()
-                    pause_s = RETRY_MIN_S
                 except DatabaseFaultError as fault:
                     self._note(fault)
                     self._let_go()
-                    if not fault.heals:
+                    if fault.heals:
+                        await trio.sleep(RETRY_S)
+                    else:
                         # The connection stays open until the writer has closed its own: the
                         # last one to close would fold the log into the damaged file.
                         self._writer.condemn(fault)
-                        return
-                    await trio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, RETRY_MAX_S)
+                        self._reopened = self._reopened or trio.Event()
+                if self._reopened is not None:
+                    await self._stand_back(self._reopened)
         finally:
-            self._running = False
+            self._running = self._at_work = False
             self._let_go()
+            self._released.set()
+
+    async def _stand_back(self, reopened: trio.Event) -> None:
+        """Let memory answer alone until there is a file again."""
+        self.fault = self.fault or self._writer.fault
+        self._let_go()
+        while not reopened.is_set():
+            if self._release_wanted:
+                self._release_wanted = False
+                await self.close()
+                self._released.set()
+            await self.bell.heard()
+        self._reopened = None
+
+    async def _release(self) -> None:
+        """Close the connection; none is opened before `_look_again`."""
+        if not self._at_work:
+            await self.close()
+            return
+        self._reopened = self._reopened or trio.Event()
+        self._release_wanted, self._released = True, trio.Event()
+        self.bell.ring()
+        await self._released.wait()
 
     async def close(self) -> None:
         """Close the connection."""
@@ -135,7 +165,7 @@ class Loader:
             self._bad_rows_before += reader.bad_rows
             # The disk is not asked for anything any more, so it does not matter what it says.
             with trio.CancelScope(shield=True), contextlib.suppress(DatabaseFaultError):
-                await trio.to_thread.run_sync(reader.close, limiter=self._thread)
+                await self._disk.run(reader.close)
 
     async def _read_on(self) -> None:
         """Load, and read what is wanted, until another file is to be read."""
@@ -143,15 +173,13 @@ class Loader:
             await self.close()
             self._reopen_wanted = False
             self._memory.floors.forget_absent()
-            self._reader = await trio.to_thread.run_sync(
-                PacketReader, self._writer.path, limiter=self._thread
-            )
+            self._reader = await self._disk.run(PacketReader, self._writer.path)
         reader = self._reader
-        self._floors_found = await trio.to_thread.run_sync(reader.has_floors, limiter=self._thread)
+        self._floors_found = await self._disk.run(reader.has_floors)
         self.fault = None
         self.loading = True
         pieces = reader.load()
-        while not self._reopen_wanted:
+        while not self._reopen_wanted and self._reopened is None:
             if self._wanted:
                 await self._read_wanted(reader)
             elif self.loading and self._memory.floors.unsaved < _EVICTED_WAITING_MAX:
@@ -160,7 +188,7 @@ class Loader:
                 await self.bell.heard()
 
     async def _load_piece(self, pieces: Iterator[Piece]) -> None:
-        piece = await trio.to_thread.run_sync(next, pieces, None, limiter=self._thread)
+        piece = await self._disk.run(_next_piece, pieces)
         if piece is not None:
             self._memory.take_over(piece, may_evict=self._writer.fault is None)
             return
@@ -173,11 +201,11 @@ class Loader:
             self._writer.path,
             self.bad_rows,
         )
-        await trio.to_thread.run_sync(self._memory.table.settle, limiter=self._thread)
+        await self._disk.run(self._memory.table.settle)
 
     async def _read_wanted(self, reader: PacketReader) -> None:
         keys = list(islice(self._wanted, READ_KEYS_MAX))
-        found = await trio.to_thread.run_sync(reader.read, keys, limiter=self._thread)
+        found = await self._disk.run(reader.read, keys)
         self._memory.adopt(found)
         for key in keys:
             if key not in found.packets and key not in found.floors:
@@ -195,12 +223,18 @@ class Loader:
         for key in list(self._wanted):
             self._finish(key)
 
-    def _look_again(self, created: bool) -> None:
-        if created or (self._reader is not None and self._reader.frozen):
+    def _look_again(self, other: bool) -> None:
+        if other or (self._reader is not None and self._reader.frozen):
             self._reopen_wanted = True
-            self.bell.ring()
+        if self._reopened is not None:
+            self._reopened.set()
+        self.bell.ring()
 
     def _note(self, fault: DatabaseFaultError) -> None:
         if self.fault is None and self._writer.fault is None:
             _log.error("%s; its packets cannot be read just now", fault)
         self.fault = fault
+
+
+def _next_piece(pieces: Iterator[Piece]) -> Piece | None:
+    return next(pieces, None)

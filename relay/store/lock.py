@@ -52,6 +52,20 @@ class FolderLock:
             raise
         return cls(descriptor)
 
+    def holds(self, folder: Path) -> bool:
+        """Tell whether the lock is still that of `folder`: its file was not removed or replaced.
+
+        Raises:
+            OSError: the folder cannot be looked at.
+        """
+        if self._descriptor is None:
+            return False
+        try:
+            there = (folder / LOCK_FILE).stat(follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return os.path.samestat(os.fstat(self._descriptor), there)
+
     def release(self) -> None:
         """Give the folder up; again and again if you like."""
         if self._descriptor is not None:

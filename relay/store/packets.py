@@ -21,6 +21,7 @@ from relay.store import records
 from relay.store.database import open_for_writing
 from relay.store.faults import as_faults
 from relay.store.floors import FLOOR_LIFE_US, Floor
+from relay.store.in_use import FilesInUse, check_writable
 
 Node = tuple[bytes, str, int]
 """A DHT node: id (20 bytes), IPv4 address, port."""
@@ -62,6 +63,8 @@ class PacketCache:
         self._floors_max = floors_max
         with as_faults(path):
             opened = open_for_writing(path)
+            self._files = FilesInUse(path)
+            self._file_bytes = path.stat().st_size
         self._connection = opened.connection
         self.created: Final = opened.created
         """Whether there was no file before."""
@@ -77,6 +80,26 @@ class PacketCache:
         """Close the file. The last to close also folds the log into it, unless opened to read."""
         with as_faults(self._path):
             self._connection.close()
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another file has taken the name of this one."""
+        with as_faults(self._path):
+            return self._files.replaced
+
+    def remove_leftovers(self) -> None:
+        """Remove what a file that is gone has left beside it; call it when all are closed."""
+        with as_faults(self._path):
+            self._files.remove_leftovers()
+
+    def look(self) -> None:
+        """Make sure that the files are still there, whole as far as their size tells, writable."""
+        with as_faults(self._path):
+            self._files.check()
+            check_writable(self._path.parent)
+            (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+            (page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
+            self._file_bytes = self._files.check_size(pages * page_bytes, self._file_bytes)
 
     def commit(self, changes: Changes, now_us: int) -> dict[bytes, bytes]:
         """Write `changes` as one transaction; on the disk when this returns.
@@ -157,6 +180,7 @@ class PacketCache:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+            self._files.check()  # else nobody will ever see it
 
     def _run_in_groups(self, template: str, rows: Sequence[tuple[bytes | str | int, ...]]) -> int:
         """Run a statement over all rows, many at a time; return how many rows it changed.

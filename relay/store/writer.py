@@ -4,8 +4,9 @@ While a group is at the disk the next one gathers, so a group is as large as the
 When there is nothing else to do it writes the order of use, every ten minutes, and after the
 start gives the file's free pages back.
 
-When the disk fails the backlog stays and is tried again after 1 to 30 seconds. For a file that is
-damaged or not ours there is no again: it is left as it is.
+When the disk fails the backlog stays and is tried again every second. For a file that is damaged
+or not ours there is no again: it is left as it is. When another one, or none, takes its place, also
+while it was in use, all that memory holds is written there.
 """
 
 import contextlib
@@ -21,9 +22,11 @@ from relay.errors import StoreError
 from relay.histogram import SIZES, SPANS_S, Histogram
 from relay.store.bell import Bell
 from relay.store.database import DATABASE_FILE
-from relay.store.faults import DatabaseFaultError, as_faults
+from relay.store.disk_thread import DiskThread
+from relay.store.faults import DatabaseFaultError, FilesLostError, as_faults
 from relay.store.floors import FLOORS_PER_PACKET
-from relay.store.lock import FolderLock
+from relay.store.in_use import state_of
+from relay.store.lock import LOCK_FILE, FolderLock
 from relay.store.memory import Memory
 from relay.store.packets import RECENCY_PIECE_KEYS, Changes, Node, PacketCache
 from relay.store.reader import Found
@@ -31,8 +34,10 @@ from relay.store.records import KEY_BYTES
 
 _log = logging.getLogger("relay.store")
 
-RETRY_MIN_S: Final = 1.0
-RETRY_MAX_S: Final = 30.0
+RETRY_S: Final = 1.0
+"""How often a disk that fails is tried again: health tells the truth soon after it heals."""
+LOOK_S: Final = 1.0
+"""How often it is made sure that the files are still there: a few calls that touch no disk."""
 RECENCY_INTERVAL_S: Final = 600.0
 """A crash costs the order of use of this time; no packet."""
 _KEYS_AT_ONCE: Final = 1024
@@ -55,8 +60,10 @@ class Writer:
         """How long they took."""
         self.groups: Final = Histogram(SIZES)
         """Packets in each."""
-        self.on_reopened: Callable[[bool], None] = lambda created: None
-        """Called when the file was opened again after a fault; was it made anew?"""
+        self.on_reopened: Callable[[bool], None] = lambda other: None
+        """Called when the file was opened again after a fault; may it be another one?"""
+        self.on_lost: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Awaited when the files in use have gone: by then nobody may have them open."""
         self.on_commit: Final[list[Callable[[], None]]] = []
         self.bell: Final = Bell()
         self.floors_saved = False
@@ -76,9 +83,11 @@ class Writer:
         self._loaded = False
         self._shrinking = False
         self._settled = trio.Event()
-        # Calls in threads are not abandoned when cancelled: a commit under way is waited for, so
-        # that what is known of the disk stays true.
-        self._thread = trio.CapacityLimiter(1)
+        self._look_due = float("-inf")
+        self._rewrite = False  # the next file that is opened may be another one
+        self._refused: object = None  # what stood in the file's place when it was of no use
+        self._told = ""  # the last fault for which there was no again
+        self._disk = DiskThread(self.path)
 
     @property
     def locked(self) -> bool:
@@ -92,7 +101,9 @@ class Writer:
     @property
     def file_is_lost(self) -> bool:
         """Whether the file is damaged, not ours, or taken: nothing may be changed any more."""
-        return self.fault is not None and not self.fault.heals
+        return self.fault is not None and (
+            not self.fault.heals or isinstance(self.fault, FilesLostError)
+        )
 
     def open(self) -> None:
         """Take the lock and open the file; what is wrong with the file becomes `fault`.
@@ -123,35 +134,64 @@ class Writer:
         self.bell.ring()
 
     async def run(self) -> None:
-        """Write until cancelled, or until the file turns out to be of no use."""
+        """Write until cancelled; where the file turns out to be of no use, wait for another one."""
         self._recency_due = trio.current_time() + RECENCY_INTERVAL_S
-        pause_s = RETRY_MIN_S
+        while True:
+            await self._write_on()
+            await self._close_file()
+            await self._another_file()
+
+    async def _write_on(self) -> None:
+        """Write until the file is of no use any more."""
         while self._memory.durable:
             step = self._next_step()
             if step is None:
-                with trio.move_on_at(self._recency_due):
+                with trio.move_on_at(min(self._recency_due, self._look_due)):
                     await self.bell.heard()
                 continue
             try:
                 await step()
-                pause_s = RETRY_MIN_S
+            except FilesLostError as fault:
+                self._note(fault)
+                await self._leave_files()  # and try at once: mostly the folder is all right
             except DatabaseFaultError as fault:
                 self._note(fault)
                 if fault.heals:
                     await self._close_file()
-                    await trio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, RETRY_MAX_S)
-        await self._close_file()
+                    await trio.sleep(RETRY_S)
+
+    async def _another_file(self) -> None:
+        """Wait until something has been done about a file that is of no use."""
+        before = self._refused or await self._state()
+        while await self._state() == before:  # noqa: ASYNC110 -- no event tells of the folder
+            await trio.sleep(RETRY_S)
+        await self.on_lost()
+        self._memory.durable = self._rewrite = True
+        self.fault = DatabaseFaultError(str(self.fault), heals=True)
+
+    async def _state(self) -> object:
+        try:
+            return await self._disk.run(state_of, self.path)
+        except DatabaseFaultError:
+            return None
 
     async def flush(self) -> None:
         """Write all that waits, then the order of use; gives up at the first fault."""
         self._shrinking = False
         self._recency_due = float("-inf")
         try:
-            while self._memory.durable and (step := self._next_step()) is not None:
-                await step()
+            try:
+                await self._write_all()
+            except FilesLostError as fault:  # then there is time for another one
+                self._note(fault)
+                await self._leave_files()
+                await self._write_all()
         except DatabaseFaultError as fault:
             self._note(fault)
+
+    async def _write_all(self) -> None:
+        while self._memory.durable and (step := self._next_step()) is not None:
+            await step()
 
     async def close(self) -> None:
         """Close the file and give the folder up; what was not flushed is memory's alone."""
@@ -169,6 +209,8 @@ class Writer:
         cache = self._cache
         if cache is None:
             return self._reopen
+        if trio.current_time() >= self._look_due:
+            return partial(self._look, cache)
         if self._group_waits:
             return partial(self._write_group, cache)
         if self._recency:
@@ -185,24 +227,61 @@ class Writer:
             if self._lock is None:
                 self._lock = FolderLock.take(self._folder)
         capacity = self._memory.table.capacity
-        return PacketCache(self.path, floors_max=FLOORS_PER_PACKET * capacity)
+        self._refused = state_of(self.path)
+        cache = PacketCache(self.path, floors_max=FLOORS_PER_PACKET * capacity)
+        self._refused = None
+        return cache
 
     async def _reopen(self) -> None:
         try:
-            cache = self._cache = await trio.to_thread.run_sync(
-                self._open_files, limiter=self._thread
-            )
+            cache = self._cache = await self._disk.run(self._open_files)
         except DatabaseFaultError:
             raise
         except StoreError as error:  # somebody took the folder meanwhile
             raise DatabaseFaultError(str(error), heals=False) from error
-        if cache.created:  # the packets that were on the disk went with the old file
+        other = cache.created or self._rewrite
+        self._rewrite = False
+        self._look_due = trio.current_time() + LOOK_S
+        if other:  # the packets that were on the disk may have gone with the old file
+            self._loaded = False
             async for run in self._runs():
                 for at in range(0, len(run), KEY_BYTES):
                     self._memory.write_again(run[at : at + KEY_BYTES])
-        self.on_reopened(cache.created)
+        self.on_reopened(other)
         if not self._group_waits:
             self._note_healed()
+
+    async def _look(self, cache: PacketCache) -> None:
+        """Make sure that what is written is where others will look for it."""
+        self._look_due = trio.current_time() + LOOK_S
+        await self._disk.run(cache.look)
+        await self._disk.run(self._check_lock)
+
+    def _check_lock(self) -> None:
+        with as_faults(self._folder):
+            if self._lock is not None and not self._lock.holds(self._folder):
+                self._lock.release()
+                self._lock = None
+                raise FilesLostError(f"{self._folder / LOCK_FILE} was removed while it was in use")
+
+    async def _leave_files(self) -> None:
+        """Close files that are no longer those in the folder, and spoil nothing there."""
+        self._rewrite = True
+        cache, self._cache = self._cache, None
+        with trio.CancelScope(shield=True), contextlib.suppress(DatabaseFaultError):
+            if cache is None:
+                await self.on_lost()
+                return
+            # The last to close folds the log into the file, which saves what is in a log without
+            # a name, and removes what has the log's name, which must not be another file's.
+            if await self._disk.run(lambda: cache.replaced):
+                await self._disk.run(cache.close)
+                await self.on_lost()
+            else:
+                await self.on_lost()
+                await self._disk.run(cache.close)
+            await self._disk.run(cache.remove_leftovers)
+            await self._disk.run(self._check_lock)
 
     async def _write_group(self, cache: PacketCache) -> None:
         memory = self._memory
@@ -216,9 +295,7 @@ class Writer:
         )
         began = trio.current_time()
         try:
-            kept = await trio.to_thread.run_sync(
-                cache.commit, changes, self._wall_clock_us(), limiter=self._thread
-            )
+            kept = await self._disk.run(cache.commit, changes, self._wall_clock_us())
         except BaseException:
             memory.backlog.fail(group)
             raise
@@ -240,9 +317,7 @@ class Writer:
         self._recency_due = trio.current_time() + RECENCY_INTERVAL_S
         if self._memory.table.changes == self._recency_changes:
             return  # nobody used anything: an idle relay leaves its disk asleep
-        self._recency_generation = await trio.to_thread.run_sync(
-            cache.next_generation, limiter=self._thread
-        )
+        self._recency_generation = await self._disk.run(cache.next_generation)
         changes = self._memory.table.changes  # what comes during the walk may be missed by it
         self._recency = await self._order_of_use()
         self._recency_changes = changes
@@ -276,17 +351,17 @@ class Writer:
         write = partial(
             cache.write_recency, piece, self._recency_generation, last=not self._recency
         )
-        await trio.to_thread.run_sync(write, limiter=self._thread)
+        await self._disk.run(write)
 
     async def _shrink(self, cache: PacketCache) -> None:
-        self._shrinking = await trio.to_thread.run_sync(cache.shrink, limiter=self._thread)
+        self._shrinking = await self._disk.run(cache.shrink)
 
     async def _close_file(self) -> None:
         if self._cache is not None:
             cache, self._cache = self._cache, None
             # The fault for which it is closed has been told; another in closing adds nothing.
             with trio.CancelScope(shield=True), contextlib.suppress(DatabaseFaultError):
-                await trio.to_thread.run_sync(cache.close, limiter=self._thread)
+                await self._disk.run(cache.close)
 
     def _note(self, fault: DatabaseFaultError) -> None:
         """Say what is wrong, and let everybody go who waits for the disk."""
@@ -302,7 +377,9 @@ class Writer:
             return
         self._memory.forsake_disk()
         self._nodes = None
-        _log.error("%s; going on from memory: packets are lost when the relay ends", fault)
+        if str(fault) != self._told:
+            self._told = str(fault)
+            _log.error("%s; going on from memory: packets are lost when the relay ends", fault)
 
     def _settle(self) -> None:
         self._settled.set()
@@ -311,5 +388,6 @@ class Writer:
     def _note_healed(self) -> None:
         if self.fault is not None:
             self.fault = None
+            self._told = ""
             waiting = self._memory.backlog.waiting
             _log.warning("%s is written again; %d packets to catch up", self.path, waiting)

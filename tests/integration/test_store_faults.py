@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,8 +44,8 @@ def packet(number: int, timestamp_us: int = 1, dns: bytes = bytes(900)) -> SeenP
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again sooner than the relay does: the tests have no second to wait."""
     for module in ("writer", "loading"):
-        monkeypatch.setattr(f"relay.store.{module}.RETRY_MIN_S", 0.02)
-        monkeypatch.setattr(f"relay.store.{module}.RETRY_MAX_S", 0.1)
+        monkeypatch.setattr(f"relay.store.{module}.RETRY_S", 0.05)
+    monkeypatch.setattr("relay.store.writer.LOOK_S", 0.05)
 
 
 @asynccontextmanager
@@ -421,3 +421,140 @@ async def test_a_database_deleted_under_it_is_made_anew_with_all_packets(tmp_pat
     async with running(tmp_path) as store:
         assert await loaded(store) == 20
         assert await store.get(key(1)) == packet(1, 2)
+
+
+LOOKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT count(*) FROM packets").fetchone()[0])
+connection.close()
+"""
+
+
+async def test_a_person_who_looks_into_the_file_leaves_it_as_it_is(tmp_path):
+    """Other programs find the file locked: the last to leave would fold the log away."""
+    async with running(tmp_path) as store:
+        await store.put_if_newer(packet(1))
+        looker = (sys.executable, "-c", LOOKER, tmp_path / DATABASE)
+        done = await trio.run_process(looker, capture_stdout=True)
+        assert done.stdout == b"1\n"
+        await store.put_if_newer(packet(2))
+        assert stored_elsewhere(tmp_path, tmp_path / "copy") == {1, 2}
+        assert store.health().ok
+
+
+def stored_elsewhere(folder: Path, copy: Path) -> set[int]:
+    """Read which packets somebody finds who starts from the files alone."""
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    for suffix in ("", "-wal"):
+        source = folder / (DATABASE + suffix)
+        if source.exists():
+            shutil.copyfile(source, copy / (DATABASE + suffix))
+    with closing(sqlite3.connect(copy / DATABASE)) as connection:
+        rows = connection.execute("SELECT key FROM packets").fetchall()
+    return {int.from_bytes(key, "big") for (key,) in rows}
+
+
+def remove(folder: Path, *suffixes: str) -> None:
+    for suffix in suffixes:
+        (folder / (DATABASE + suffix)).unlink()
+
+
+def replace_by_another(folder: Path) -> None:
+    """Put there what another relay has left, of which one packet is newer than ours."""
+    shutil.copyfile(folder.parent / "other" / DATABASE, folder / "incoming")
+    (folder / "incoming").rename(folder / DATABASE)
+
+
+def move_away(folder: Path) -> None:
+    folder.rename(folder.with_name("moved"))
+
+
+LOSSES = {
+    "file": lambda folder: remove(folder, ""),
+    "all files": lambda folder: remove(folder, "", "-wal", "-shm"),
+    "log": lambda folder: remove(folder, "-wal"),
+    "index": lambda folder: remove(folder, "-shm"),
+    "log and index": lambda folder: remove(folder, "-wal", "-shm"),
+    "replaced": replace_by_another,
+    "folder": shutil.rmtree,
+    "folder moved": move_away,
+    "lock": lambda folder: (folder / "pkarr-relay.lock").unlink(),
+}
+
+
+@pytest.mark.parametrize("idle", [True, False], ids=["idle", "busy"])
+@pytest.mark.parametrize("loss", LOSSES)
+async def test_files_lost_under_it_are_made_anew_with_all_packets(tmp_path, loss, idle):
+    """What was acknowledged, before and after, is where the next start will look for it."""
+    folder = tmp_path / "cache"
+    await fill(folder, 20)
+    async with running(tmp_path / "other") as other:
+        await other.put_if_newer(packet(3, 9))
+        await other.put_if_newer(packet(4, 0))
+    async with running(folder) as store:
+        assert await loaded(store) == 20
+        await store.put_if_newer(packet(1, 2))
+        commits = store.stats().commits
+        LOSSES[loss](folder)
+        if not idle:
+            await store.put_if_newer(packet(2, 2))
+        await until(lambda: store.stats().commits > commits and store.stats().pending == 0)
+        await until(lambda: store.health().ok and not store.stats().loading)
+        await store.put_if_newer(packet(30))
+        assert stored_elsewhere(folder, tmp_path / "copy") == {*range(20), 30}
+        newest = packet(3, 9) if loss == "replaced" else packet(3)
+        assert await store.get(key(3)) == newest
+    with held_by_another_process(folder):  # the lock is there, and given up
+        pass
+    async with running(folder) as store:
+        assert await loaded(store) == 21
+        assert await store.get(key(1)) == packet(1, 2)
+        assert await store.get(key(2)) == packet(2, 1 if idle else 2)
+        assert await store.get(key(3)) == newest
+        assert await store.get(key(4)) == packet(4)
+        assert await store.get(key(30)) == packet(30)
+
+
+async def test_files_lost_at_the_end_are_made_anew_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("relay.store.writer.LOOK_S", 60)
+    await fill(tmp_path, 20)
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 20
+        remove(tmp_path, "")
+        store.put_soon(packet(30))
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 21
+
+
+async def test_a_file_cut_short_under_it_is_noticed_and_written_anew_once_it_is_away(tmp_path):
+    await fill(tmp_path, 200)
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 200
+        path = tmp_path / DATABASE
+        os.truncate(path, path.stat().st_size // 2)
+        await until(lambda: not store.health().ok)
+        await assert_works_from_memory(store, "nothing in it is changed")
+        cut = path.read_bytes()
+        await trio.sleep(0.2)
+        assert path.read_bytes() == cut
+        path.rename(tmp_path / "for the operator")
+        for suffix in ("-wal", "-shm"):
+            (tmp_path / (DATABASE + suffix)).unlink(missing_ok=True)
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+        assert stored_elsewhere(tmp_path, tmp_path / "copy") == {*range(200), 7001, 7002}
+    assert (tmp_path / "for the operator").read_bytes() == cut
+
+
+async def test_a_damaged_file_that_is_replaced_is_used_without_a_restart(tmp_path):
+    good = await fill(tmp_path / "good", 20)
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / DATABASE).write_bytes(b"this is no database" * 100)
+    async with running(folder) as store:
+        await assert_works_from_memory(store, "is not a SQLite database")
+        (folder / DATABASE).write_bytes(good)  # in place: the same file to the kernel
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+        assert await loaded(store) == 22
+        assert stored_elsewhere(folder, tmp_path / "copy") == {*range(20), 7001, 7002}

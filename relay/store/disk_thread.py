@@ -1,0 +1,40 @@
+"""The thread in which a connection to the database is used: one call at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from relay.store.faults import DatabaseFaultError
+from relay.threads import NoThreadError, in_thread
+
+T = TypeVar("T")
+
+
+class DiskThread:
+    """Runs what blocks, one call after the other.
+
+    Calls are not abandoned when cancelled: a commit under way is waited for, so that what is known
+    of the disk stays true.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def run(self, work: Callable[..., T], *arguments: object) -> T:
+        """Call `work` in a thread.
+
+        Raises:
+            DatabaseFaultError: no thread can be had; `work` was not called.
+        """
+        try:
+            return await in_thread(work, *arguments, limiter=self._limiter)
+        except NoThreadError as error:
+            raise DatabaseFaultError(
+                f"{self._path} cannot be used: no thread can be started ({error.strerror})",
+                heals=True,
+            ) from error

@@ -1,0 +1,52 @@
+"""Calls that block, in threads; where none can be had, that is said like any other want.
+
+Leaf module.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+class NoThreadError(OSError):
+    """The system lets us have no thread just now: EAGAIN, as pthread_create(3) says it."""
+
+
+async def in_thread(
+    work: Callable[..., T], *arguments: object, limiter: trio.CapacityLimiter | None = None
+) -> T:
+    """Call `work` in a thread, as `trio.to_thread.run_sync` does.
+
+    Raises:
+        NoThreadError: no thread can be started. Others may go on; trying again may help.
+    """
+    began = False
+
+    def begin() -> T:
+        nonlocal began
+        began = True
+        return work(*arguments)
+
+    try:
+        return await trio.to_thread.run_sync(begin, limiter=limiter)
+    except RuntimeError as error:
+        if began:
+            raise
+        raise NoThreadError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+
+
+async def imported(name: str) -> ModuleType:
+    """Import a module that takes long, in a thread if one can be had; others go on meanwhile."""
+    try:
+        return await in_thread(import_module, name)
+    except NoThreadError:
+        return import_module(name)
