@@ -14,11 +14,10 @@ import os
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-import trio
-
 from relay import logs
 from relay.config import Config, Quota, RateLimiterConfig, load_config
 from relay.errors import ConfigError
+from relay.threads import NoThreadError, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -110,8 +109,8 @@ class Reloader:
             return
         try:
             # In a thread: a file system may hang.
-            wanted = await trio.to_thread.run_sync(load_config, path, os.environ)
-        except ConfigError as error:
+            wanted = await in_thread(load_config, path, os.environ)
+        except (ConfigError, NoThreadError) as error:
             _log.error("reload refused, everything stays as it is: %s", error)
             return
         difference = compare(self._running, wanted)

@@ -20,7 +20,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -31,8 +30,11 @@ from relay.http.listener import open_listeners, shown_address
 from relay.notify import ServiceManager
 from relay.reload import Reloader
 from relay.supervision import Supervisor, Terminal
+from relay.threads import imported
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from relay.config import Config, Quota
     from relay.dht.budget import QueryLimit
     from relay.http.app import App
@@ -66,14 +68,47 @@ def run(config: Config, *, testnet: bool = False, manager: ServiceManager | None
         StoreError: another relay uses the cache folder.
     """
     listeners = open_listeners(config.http.bind, config.http.port)
+    ending = _Ending()
     faulthandler.enable()  # says what hung, when a watchdog ends us with SIGABRT
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _allow_descriptors(config.http.max_connections + SPARE_DESCRIPTORS)
     try:
-        trio.run(partial(_serve_until_signal, config, listeners, manager, testnet=testnet))
+        trio.run(partial(_serve_until_signal, config, listeners, manager, ending, testnet=testnet))
     except BaseExceptionGroup as group:
         raise _first_cause(group) from None
+    finally:
+        ending.ignore_signals()
     return 0
+
+
+class _Ending:
+    """What SIGINT and SIGTERM do before the relay listens to them, and when it does no more.
+
+    Before, what they did; but once one has been heeded another changes nothing: without this one
+    that comes in the last moment, when Trio has given signals back, would end an orderly end with
+    the signal's own exit code.
+    """
+
+    def __init__(self) -> None:
+        self._over = False
+        self._before = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def begin(self) -> None:
+        """Note that the relay ends."""
+        self._over = True
+
+    def ignore_signals(self) -> None:
+        """Leave it to the kernel to ignore them, while the interpreter goes; else as before."""
+        for number, before in self._before.items():
+            signal.signal(number, signal.SIG_IGN if self._over else before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self._over:
+            signal.signal(number, self._before[signal.Signals(number)])
+            signal.raise_signal(number)
 
 
 def _allow_descriptors(wanted: int) -> None:
@@ -98,6 +133,7 @@ async def _serve_until_signal(
     config: Config,
     listeners: Sequence[socket.socket],
     manager: ServiceManager | None,
+    ending: _Ending,
     *,
     testnet: bool,
 ) -> None:
@@ -115,6 +151,7 @@ async def _serve_until_signal(
                             wish_to_reload.send_nowait(None)
                         continue
                     _log.info("%s: shutting down", signal.Signals(number).name)
+                    ending.begin()
                     break
                 stop.set()
                 await manager.tell(STOPPING=1, STATUS="Shutting down")
@@ -237,7 +274,7 @@ def _status(relay: Relay) -> str:
 
 async def _complete() -> None:
     """Finish the start behind the first answers: import, in a thread, what they can do without."""
-    await trio.to_thread.run_sync(import_module, "relay.http.connection")
+    await imported("relay.http.connection")
     # What there is now stays: to look through it for garbage takes 40 ms, and who asks meanwhile
     # waits.
     gc.freeze()
@@ -282,7 +319,9 @@ async def running(config: Config) -> AsyncIterator[Relay]:
         rooms.push_async_callback(store.close)
         driver = _open_driver(config, store)
         await rooms.enter_async_context(_background(store.run))
-        await rooms.enter_async_context(_background(partial(_control, store)))
+        await rooms.enter_async_context(
+            _background(partial(_control, store, in_a_folder=config.cache.path is not None))
+        )
         await rooms.enter_async_context(_background(driver.run))
         _log.info("Running as a DHT node on %s:%d", *driver.local_address)
 
@@ -340,15 +379,18 @@ async def _serve_metrics(
 
 
 async def _control(
-    store: PacketStore, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    store: PacketStore,
+    *,
+    in_a_folder: bool,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Let an operator's commands in, where there is a cache folder for their socket."""
     task_status.started()
-    if store.upkeep is not None:
-        await trio.to_thread.run_sync(import_module, "relay.control.server")
+    if in_a_folder:
+        await imported("relay.control.server")
         from relay.control.server import serve_control
 
-        await serve_control(store.upkeep, wall_clock_us)
+        await serve_control(lambda: store.upkeep, wall_clock_us)
 
 
 @asynccontextmanager

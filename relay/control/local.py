@@ -34,17 +34,17 @@ class LocalCache:
 
     def backup(self, target: Path, *, force: bool) -> int:
         """Copy the database to a new file."""
-        with Inspector(self._store.path) as inspector:
+        with Inspector(self._store.path, alone=True) as inspector:
             return inspector.copy_to(target, replace=force)
 
     def integrity(self, *, quick: bool) -> list[str]:
         """Return what SQLite finds wrong with the file."""
-        with Inspector(self._store.path) as inspector:
+        with Inspector(self._store.path, alone=True) as inspector:
             return inspector.integrity(quick=quick)
 
     def rows(self, table: str) -> Iterator[Rows]:
         """Deliver all rows of a table."""
-        with Inspector(self._store.path) as inspector:
+        with Inspector(self._store.path, alone=True) as inspector:
             yield from inspector.rows(table)
 
     def take_in(self, batches: Iterable[Batch]) -> Iterator[list[Outcome | Bad]]:

@@ -8,6 +8,7 @@ it in a thread, piece by piece, and ends when the peer goes.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -27,13 +28,18 @@ from relay.pkarr.keys import PublicKey
 from relay.store.inspection import TABLES, Inspector
 from relay.store.records import unpack
 from relay.store.verified import verified
+from relay.threads import in_thread
 
 if TYPE_CHECKING:
+    import socket
+
     from relay.pkarr.packet import SeenPacket
     from relay.store.upkeep import Upkeep
 
 _log: Final = logging.getLogger("pkarr_relay.control")
 
+LOOK_S: Final = 1.0
+"""How often it is made sure that the socket is still there."""
 PEERS_MAX: Final = 4
 """One more is told so and closed."""
 REQUEST_S: Final = 10.0
@@ -50,19 +56,46 @@ _ERROR_LETTERS_MAX: Final = 1000
 T = TypeVar("T")
 
 
-async def serve_control(upkeep: Upkeep, wall_clock_us: Callable[[], int]) -> None:
-    """Serve operators' commands until cancelled.
+async def serve_control(
+    upkeep: Callable[[], Upkeep | None], wall_clock_us: Callable[[], int]
+) -> None:
+    """Serve operators' commands until cancelled, whenever there is a folder for their socket.
 
-    Where the folder cannot have a socket the relay goes on without; the log says so.
+    Where the folder cannot have a socket the relay goes on without; the log says so. A socket
+    that is removed, or whose folder is, is made again.
+
+    Args:
+        upkeep: tells what may be done; None while the folder is not ours.
+        wall_clock_us: microseconds since 1970.
     """
-    folder = upkeep.path.parent
-    try:
-        with listening(folder) as listener:
-            control = Control(upkeep, wall_clock_us)
-            listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
-            await trio.serve_listeners(control.serve_peer, listeners)
-    except OSError as error:
-        _log.warning("%s: no command can reach this relay (%s)", folder / SOCKET_FILE, error)
+    told = ""
+    while True:
+        if (hand := upkeep()) is not None:
+            folder = hand.path.parent
+            try:
+                with listening(folder) as listener:
+                    told = ""
+                    await _serve_while_there(Control(hand, wall_clock_us), listener, folder)
+            except OSError as error:
+                if str(error) != told:
+                    told = str(error)
+                    _log.warning(
+                        "%s: no command can reach this relay (%s)", folder / SOCKET_FILE, error
+                    )
+        await trio.sleep(LOOK_S)
+
+
+async def _serve_while_there(control: Control, listener: socket.socket, folder: Path) -> None:
+    """Serve until the socket has gone from its folder."""
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))]
+    made = (folder / SOCKET_FILE).lstat()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, control.serve_peer, listeners)
+        with suppress(OSError):
+            # No event tells of the folder.
+            while os.path.samestat(made, (folder / SOCKET_FILE).lstat()):  # noqa: ASYNC110
+                await trio.sleep(LOOK_S)
+        nursery.cancel_scope.cancel()
 
 
 class Control:
@@ -207,7 +240,7 @@ class Control:
         raise _GoneError
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
-        return await trio.to_thread.run_sync(work, *arguments, limiter=self._threads)
+        return await in_thread(work, *arguments, limiter=self._threads)
 
 
 class _GoneError(Exception):

@@ -38,6 +38,7 @@ from relay.http.packets import PacketHandlers
 from relay.http.query import origin_form
 from relay.http.routes import Kind, Route, route_of
 from relay.http.tracing import Trace
+from relay.threads import NoThreadError, in_thread
 
 if TYPE_CHECKING:
     from relay.http.clients import Client
@@ -120,7 +121,10 @@ class App:
         """Import what the page needs, in a thread; requests go on meanwhile."""
         async with self._pages_lock:
             if self._pages is None:
-                self._pages = await trio.to_thread.run_sync(self._make_pages)
+                try:
+                    self._pages = await in_thread(self._make_pages)
+                except NoThreadError:
+                    self._pages = self._make_pages()
                 gc.freeze()  # so many new modules would be looked through for garbage
             return self._pages
 

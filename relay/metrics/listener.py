@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,6 +22,7 @@ from relay.config import HttpConfig
 from relay.http.deadlines import Deadlines
 from relay.http.listener import shown_address
 from relay.http.serve import serve_http
+from relay.threads import imported
 
 if TYPE_CHECKING:
     import socket
@@ -57,8 +57,8 @@ async def serve_metrics(
     """
     with listener:
         task_status.started()
-        await trio.to_thread.run_sync(import_module, "relay.http.connection")
-        families = await trio.to_thread.run_sync(import_module, "relay.metrics.families")
+        await imported("relay.http.connection")
+        families = await imported("relay.metrics.families")
         app = MetricsApp(partial(families.collect, sources))
         _log.info("Metrics on http://%s/metrics", shown_address(*listener.getsockname()[:2]))
         config = HttpConfig(max_connections=CONNECTIONS_MAX, max_connections_per_address=0)

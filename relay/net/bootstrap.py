@@ -86,7 +86,8 @@ class BootstrapNames:
                 entries = await trio.socket.getaddrinfo(
                     host, port, family=socket.AF_INET, type=socket.SOCK_DGRAM
                 )
-            except (OSError, UnicodeError) as error:  # UnicodeError: no valid host name
+            # UnicodeError: no valid host name. RuntimeError: there is no thread for it.
+            except (OSError, UnicodeError, RuntimeError) as error:
                 failures.append(f"{host} ({error})")
                 return
             found.update(((str(entry[4][0]), port), None) for entry in entries)

@@ -75,12 +75,17 @@ class Rows:
 
 
 class Inspector:
-    """A reading connection to a database file. Use from one thread at a time; `close` it."""
+    """A reading connection to a database file. Use from one thread at a time; `close` it.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        alone: the caller holds the folder's lock, and does not write meanwhile.
+    """
+
+    def __init__(self, path: Path, *, alone: bool = False) -> None:
         self._path = path
         with as_faults(path):
-            self._connection, _ = open_for_reading(path)
+            self._connection, _ = open_for_reading(path, alone=alone)
 
     def __enter__(self) -> Self:
         return self

@@ -55,6 +55,24 @@ def test_a_signal_ends_it_in_good_order(
         assert relay.request(f"{packet.key}?policy=CacheOnly").body == packet.payload
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_that_come_again_until_the_last_moment_change_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with RelayProcess(tmp_path) as relay:
+        process = relay._running
+        process.send_signal(number)
+        wait_until(lambda: "shutting down" in relay.log(), "the first to be heeded")
+        sent = 0
+        while process.poll() is None:
+            process.send_signal(number)
+            sent += 1
+            time.sleep(0.0002)
+        assert relay._ended() == 0
+        assert sent
+        assert relay.log().rstrip().endswith("shutdown")
+
+
 def test_the_routing_table_outlives_the_process(tmp_path: Path, bootstrap: list[str]) -> None:
     with RelayProcess(tmp_path, bootstrap=bootstrap) as relay:
         relay.wait_bootstrapped()

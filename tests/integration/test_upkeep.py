@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 from zlib import crc32
 
 import pytest
@@ -591,3 +592,43 @@ def test_a_folder_without_room_for_a_socket_costs_only_the_commands(tmp_path: Pa
     with relay:
         wait_until(lambda: "no command can reach this relay" in relay.log(), "the warning")
         assert relay.health().status == 200
+
+
+def test_commands_that_only_look_leave_nothing_behind(relay: RelayProcess, tmp_path: Path) -> None:
+    with relay:
+        relay.stop()
+    before = sorted(os.listdir(relay.cache))
+    setting = Setting(relay)
+    for arguments in (("check",), ("export", "-"), ("backup", tmp_path / "copy.sqlite3")):
+        setting.done(*arguments)
+        assert sorted(os.listdir(relay.cache)) == before, arguments
+
+
+@pytest.mark.parametrize("loss", ["socket", "folder", "never there"])
+def test_the_socket_comes_back_with_its_folder(
+    relay: RelayProcess, tmp_path: Path, loss: str
+) -> None:
+    """Operators need no restart after somebody tidied up, or when the folder comes late."""
+    if loss == "never there":
+        relay.cache.write_text("a file in the folder's place")
+    with relay:
+        setting = Setting(relay)
+        if loss == "never there":
+            assert relay.health().json()["status"] == "degraded"
+            relay.cache.unlink()
+        else:
+            wait_until((relay.cache / SOCKET).exists, "the socket")
+            if loss == "socket":
+                (relay.cache / SOCKET).unlink()
+            else:
+                shutil.rmtree(relay.cache)
+        wait_until((relay.cache / SOCKET).exists, "the socket")
+        wait_until(lambda: cache_is_well(relay), "the cache")
+        setting.done("backup", tmp_path / "copy.sqlite3")
+        assert relay.alive
+        assert "Traceback" not in relay.log()
+
+
+def cache_is_well(relay: RelayProcess) -> bool:
+    health = cast("dict[str, Any]", relay.health().json())
+    return bool(health["parts"]["cache"]["status"] == "ok")
