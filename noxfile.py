@@ -8,6 +8,7 @@ the fuzzers or the bench: ``nox -s tests -- tests/unit -k dns``. By name only:
 - ``iroh``: its programs through relays, also in containers.
 - ``debug``: bounds checks, assertions and sanitizers in the extension.
 - ``fuzz``: what strangers may send, by libFuzzer.
+- ``kills``: of the relay, a thousand, under load.
 - ``soak``: an hour of mixed load.
 - ``simulate``: ten thousand simulated histories, and worlds of a thousand nodes.
 - ``bench`` and ``dashboard``.
@@ -322,6 +323,12 @@ def bench(session: nox.Session) -> None:
 def simulate(session: nox.Session) -> None:
     """Live through 10,000 simulated histories and large worlds; `-- --seed 17` repeats one."""
     Environment(session).run("python", "-m", "tests.simulation", *session.posargs)
+
+
+@nox.session
+def kills(session: nox.Session) -> None:
+    """Kill the relay a thousand times under mixed load; nothing acknowledged may be lost."""
+    Environment(session).run("python", "-m", "tests.support.kills", *session.posargs)
 
 
 @nox.session

@@ -6,35 +6,28 @@ Everything here is done to a real process on a DHT of our own nodes, which outli
 from __future__ import annotations
 
 import contextlib
-import http.client
-import itertools
 import os
-import random
 import sqlite3
-import threading
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
 
-from tests.support import peers
+from tests.support import kills, peers
 from tests.support.chance import seeded
-from tests.support.packets import Author, Packet, zbase32
+from tests.support.packets import Author, zbase32
 from tests.support.peers import Peer
-from tests.support.relay import Answer, RelayProcess, exchange, wait_until
+from tests.support.planted import DEFECTS
+from tests.support.relay import RelayProcess, wait_until
 
 pytestmark = pytest.mark.slow
 
 KILLS: Final = 50
-WRITERS: Final = 8
-KEYS_PER_WRITER: Final = 6
-"""Few, so that most writes replace a packet and an older one could come back."""
-NEW_KEY_RATIO: Final = 0.2
-ACKNOWLEDGED_BEFORE_KILL: Final = (1, 40)
-"""The kill comes after so many answers since the start: in the first write, or amid many."""
+CHECK_EVERY: Final = 10
+KILLS_TO_FIND_A_DEFECT: Final = 12
 NODES: Final = 3
 DATABASE: Final = "pkarr-relay.sqlite3"
 
@@ -45,104 +38,19 @@ def net() -> Iterator[Peer]:
         yield running
 
 
-@dataclass(slots=True)
-class Ledger:
-    """What was sent for each key and what the relay has vouched for since."""
-
-    sent: dict[str, dict[int, bytes]] = field(default_factory=dict)
-    vouched_us: dict[str, int] = field(default_factory=dict)
-    unchecked: set[str] = field(default_factory=set)
-    acknowledged: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def note_sent(self, packet: Packet) -> None:
-        with self.lock:
-            self.sent.setdefault(packet.key, {})[packet.timestamp_us] = packet.payload
-
-    def note_acknowledged(self, packet: Packet) -> None:
-        with self.lock:
-            self.acknowledged += 1
-            self.unchecked.add(packet.key)
-            known_us = self.vouched_us.get(packet.key, 0)
-            self.vouched_us[packet.key] = max(packet.timestamp_us, known_us)
-
-    def check(self, relay: RelayProcess, keys: Iterable[str]) -> None:
-        """Everything vouched for is there, or something newer, byte for byte as it was sent."""
-        with closing(http.client.HTTPConnection("127.0.0.1", relay.port, timeout=30)) as connection:
-            for key in keys:
-                answer = exchange(connection, "GET", f"/{key}?policy=CacheOnly")
-                assert answer.status == 200, f"lost {key}, acknowledged at {self.vouched_us[key]}"
-                stamp_us = int.from_bytes(answer.body[64:72])
-                assert stamp_us >= self.vouched_us[key], f"older packet served for {key}"
-                assert answer.body == self.sent[key][stamp_us]
-                self.vouched_us[key] = stamp_us
-        self.unchecked.clear()
+def test_no_acknowledged_packet_is_lost_over_fifty_kills(tmp_path: Path) -> None:
+    """`nox -s kills` goes on for a thousand."""
+    campaign = kills.run(tmp_path, kills=KILLS, seed=KILLS, check_every=CHECK_EVERY)
+    assert campaign.ledger.acknowledged > KILLS  # its figures are shown by -rP
 
 
-class Writers:
-    """Threads that publish ever newer packets until the relay is gone or refuses one."""
-
-    def __init__(self, relay: RelayProcess, ledger: Ledger, seed: int) -> None:
-        self._relay, self._ledger = relay, ledger
-        self._threads = [
-            threading.Thread(target=self._write, args=(number, seeded(f"{seed}/{number}")))
-            for number in range(WRITERS)
-        ]
-        self.refused: list[Answer] = []
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join()
-
-    def _write(self, writer: int, rng: random.Random) -> None:
-        with closing(http.client.HTTPConnection("127.0.0.1", self._relay.port, timeout=30)) as to:
-            for turn in itertools.count():
-                author = self._author(writer, rng)
-                packet = author.packet(f"turn {turn}", size=rng.choice([None, 300, 1000]))
-                self._ledger.note_sent(packet)
-                try:
-                    answer = exchange(to, "PUT", f"/{packet.key}", packet.payload)
-                except (OSError, http.client.HTTPException):
-                    return
-                if answer.status != 204:
-                    self.refused.append(answer)
-                    return
-                self._ledger.note_acknowledged(packet)
-
-    @staticmethod
-    def _author(writer: int, rng: random.Random) -> Author:
-        if rng.random() < NEW_KEY_RATIO:
-            return Author(rng.randbytes(32))
-        return Author.numbered(rng.randrange(KEYS_PER_WRITER), f"writer {writer}")
-
-
-def test_no_acknowledged_packet_is_lost_over_fifty_kills(net: Peer, tmp_path: Path) -> None:
-    ledger, rng = Ledger(), seeded(KILLS)
-    relay = RelayProcess(tmp_path, bootstrap=net.bootstrap)
-    for kill in range(KILLS):
-        with relay:
-            relay.wait_bootstrapped()
-            ledger.check(relay, list(ledger.unchecked))
-            enough = ledger.acknowledged + rng.randint(*ACKNOWLEDGED_BEFORE_KILL)
-            writers = Writers(relay, ledger, seed=kill)
-            writers.start()
-            try:
-                wait_until(
-                    lambda: ledger.acknowledged >= enough or writers.refused,  # noqa: B023
-                    "acknowledged packets",
-                )
-            finally:
-                relay.kill()
-                writers.join()
-            assert not writers.refused, writers.refused
-    with relay:
-        ledger.check(relay, list(ledger.vouched_us))
-        assert not store_degraded(relay)
-    print(f"{ledger.acknowledged} acknowledged packets over {KILLS} kills")  # shown by -rP
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_planted_defect_is_found(net: Peer, tmp_path: Path, defect: str) -> None:
+    """What looks for lost packets finds them where they are lost."""
+    wrapper = (sys.executable, "-m", "tests.support.planted", defect)
+    campaign = kills.Campaign(tmp_path, net.bootstrap, seed=1, wrapper=wrapper, capacity=40)
+    with pytest.raises(kills.ViolationError, match=r"are not in the file|after a restart|served"):
+        campaign.kill_often(KILLS_TO_FIND_A_DEFECT)
 
 
 @pytest.fixture

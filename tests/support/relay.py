@@ -76,7 +76,9 @@ def exchange(
     return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, content)
 
 
-def wait_until(look: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
+def wait_until(
+    look: Callable[[], T], what: str, timeout_s: float = 30.0, *, poll_s: float = POLL_S
+) -> T:
     """Poll another process until `look` returns something true; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -85,7 +87,7 @@ def wait_until(look: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
             return seen
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {timeout_s:.0f} s, last seen {seen!r}")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0.1") -> int:
