@@ -9,6 +9,7 @@ the fuzzers or the bench: ``nox -s tests -- tests/unit -k dns``. By name only:
 - ``debug``: bounds checks, assertions and sanitizers in the extension.
 - ``fuzz``: what strangers may send, by libFuzzer.
 - ``kills``: of the relay, a thousand, under load.
+- ``floods``: ten thousand idle connections.
 - ``soak``: an hour of mixed load.
 - ``simulate``: ten thousand simulated histories, and worlds of a thousand nodes.
 - ``bench`` and ``dashboard``.
@@ -46,7 +47,9 @@ REQUIREMENTS = [
     *nox.project.dependency_groups(PROJECT, *GROUPS),
 ]
 EXTENSION_SOURCES = {".pyx", ".pxd", ".pxi", ".h", ".py"}
-APART = [f"--ignore=tests/{name}" for name in ("interop", "iroh", "containers", "openapi")]
+APART = [
+    f"--ignore=tests/{name}" for name in ("interop", "iroh", "containers", "openapi", "floods")
+]
 """They have sessions of their own."""
 SECOND_GOES_MAX = 3
 NO_SECOND_GO = ("parity", "property", "simulation", "fuzz", "kill", "crash")
@@ -311,6 +314,12 @@ def fuzz(session: nox.Session) -> None:
     environment = Environment(session)
     environment.install("-c", "constraints.txt", *PROJECT["dependency-groups"][FUZZ])
     environment.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
+def floods(session: nox.Session) -> None:
+    """Weigh ten thousand connections that do nothing; takes some 10,100 descriptors."""
+    Environment(session).pytest("-rP", "tests/floods")
 
 
 @nox.session
