@@ -9,9 +9,9 @@ the fuzzers or the bench: ``nox -s tests -- tests/unit -k dns``. By name only:
 - ``debug``: bounds checks, assertions and sanitizers in the extension.
 - ``fuzz``: what strangers may send, by libFuzzer.
 - ``kills``: of the relay, a thousand, under load.
-- ``floods``: ten thousand idle connections.
 - ``soak``: an hour of mixed load.
 - ``simulate``: ten thousand simulated histories, and worlds of a thousand nodes.
+- ``floods``: of connections, datagrams, new keys and look-ups, in a network namespace.
 - ``bench`` and ``dashboard``.
 """
 
@@ -318,8 +318,11 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def floods(session: nox.Session) -> None:
-    """Weigh ten thousand connections that do nothing; takes some 10,100 descriptors."""
-    Environment(session).pytest("-rP", "tests/floods")
+    """Flood relays and print what came of it, in a network namespace with addresses to forge.
+
+    Takes some 10,100 descriptors, for connections that do nothing.
+    """
+    Environment(session).run("python", "-m", "tests.floods", *session.posargs)
 
 
 @nox.session

@@ -75,6 +75,8 @@ cdef extern from "dht_budget.h" nogil:
         double proof_lasts_s
         db_allowance unproven
         db_allowance proven
+        double in_all_per_s
+        double in_all_burst
 
     bint db_prepare(db_table *table)
     void db_free(db_table *table)

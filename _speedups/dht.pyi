@@ -35,6 +35,7 @@ class BudgetCells:
         *,
         unproven: _Allowance,
         proven: _Allowance,
+        strangers: tuple[float, float],
         credit_ratio: float,
         proof_lasts_s: float,
     ) -> Self: ...

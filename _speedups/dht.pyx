@@ -225,7 +225,8 @@ cdef class BudgetCells:
 
     def __cinit__(
         self, bytes key not None, Py_ssize_t cells, *, tuple unproven not None,
-        tuple proven not None, double credit_ratio, double proof_lasts_s,
+        tuple proven not None, tuple strangers not None, double credit_ratio,
+        double proof_lasts_s,
     ):
         memset(&self._table, 0, sizeof(self._table))
         _read_key(key, self._table.key)
@@ -234,6 +235,7 @@ cdef class BudgetCells:
         self._table.cells = cells
         self._table.unproven = _allowance(unproven)
         self._table.proven = _allowance(proven)
+        self._table.in_all_per_s, self._table.in_all_burst = strangers
         self._table.credit_ratio = credit_ratio
         self._table.proof_lasts_s = proof_lasts_s
 

@@ -34,6 +34,8 @@ typedef struct {
     uint64_t cells;
     double credit_ratio, proof_lasts_s;
     db_allowance unproven, proven;
+    double in_all_per_s, in_all_burst; /* bytes, of all strangers together */
+    double in_all_spent;
     db_spent *strangers;
     db_proof *proofs;
 } db_table;
@@ -62,6 +64,11 @@ static inline uint64_t db_cell(const db_table *table, const uint8_t octets[4])
     return sh_hash(table->key, octets, 4, 2, 4) % table->cells;
 }
 
+static inline double db_lead(double due, double now)
+{
+    return due - now > 0.0 ? due - now : 0.0;
+}
+
 /* Which of the two budgets in its cell is the source's. */
 static inline db_spent *db_find(db_table *table, const uint8_t octets[4], double now,
                                 const db_allowance **allowance)
@@ -71,11 +78,6 @@ static inline db_spent *db_find(db_table *table, const uint8_t octets[4], double
     bool proven = now < proof->until && memcmp(proof->octets, octets, 4) == 0;
     *allowance = proven ? &table->proven : &table->unproven;
     return proven ? &proof->spent : &table->strangers[cell];
-}
-
-static inline double db_lead(double due, double now)
-{
-    return due - now > 0.0 ? due - now : 0.0;
 }
 
 static inline bool db_admit(db_table *table, const uint8_t octets[4], size_t bytes_in, double now)
@@ -90,12 +92,23 @@ static inline bool db_admit(db_table *table, const uint8_t octets[4], size_t byt
     return true;
 }
 
+static inline bool db_charge_in_all(db_table *table, size_t bytes_out, double now)
+{
+    double lead = db_lead(table->in_all_spent, now);
+    if (lead * table->in_all_per_s + (double)bytes_out > table->in_all_burst)
+        return false;
+    table->in_all_spent = now + lead + (double)bytes_out / table->in_all_per_s;
+    return true;
+}
+
 static inline bool db_charge(db_table *table, const uint8_t octets[4], size_t bytes_out, double now)
 {
     const db_allowance *allowance;
     db_spent *spent = db_find(table, octets, now, &allowance);
     double lead = db_lead(spent->bytes, now);
     if (lead * allowance->bytes_per_s + (double)bytes_out > allowance->bytes_burst)
+        return false;
+    if (allowance == &table->unproven && !db_charge_in_all(table, bytes_out, now))
         return false;
     spent->bytes = now + lead + (double)bytes_out / allowance->bytes_per_s;
     return true;

@@ -1,9 +1,10 @@
 """A relay of ours whose DHT is a stub: every publication is acknowledged by 20 nodes at once.
 
-    python -m bench.stub_relay FOLDER
+    python -m bench.stub_relay FOLDER [CAPACITY]
 
 Front lane, Hypercorn, service and store are the product's; the cache in FOLDER is as durable as
-ever. Prints its URL as a line of JSON and runs until stdin ends.
+ever, for CAPACITY packets, a million if left out. Prints its URL as a line of JSON and runs until
+stdin ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -58,9 +60,9 @@ class StubDht:
         return STORED_NODES
 
 
-async def run(folder: Path) -> None:
+async def run(folder: Path, capacity: int) -> None:
     """Serve until stdin ends."""
-    store = PacketStore(folder, CAPACITY_PACKETS, wall_clock_us)
+    store = PacketStore(folder, capacity, wall_clock_us)
     store.open()
     service = RelayService(
         store,
@@ -69,7 +71,7 @@ async def run(folder: Path) -> None:
         ttl_max_s=86_400,
         serve_stale_s=0,
         wall_clock_us=wall_clock_us,
-        facts=dict,
+        facts=lambda: {"cache": asdict(store.stats())},
         troubles=lambda: {"cache": store.health().reason},
     )
     limits = HttpLimits(None)
@@ -100,4 +102,4 @@ async def run(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(run, Path(sys.argv[1]))
+    trio.run(run, Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else CAPACITY_PACKETS)

@@ -200,6 +200,7 @@ class BudgetCells:
         cells: size of the table.
         unproven: packets per second and at once, bytes per second and at once, of strangers.
         proven: the same of addresses that proved themselves.
+        strangers: bytes per second and at once of all strangers together.
         credit_ratio: reply bytes earned by each byte received.
         proof_lasts_s: seconds.
     """
@@ -211,6 +212,7 @@ class BudgetCells:
         *,
         unproven: _Allowance,
         proven: _Allowance,
+        strangers: tuple[float, float],
         credit_ratio: float,
         proof_lasts_s: float,
     ) -> None:
@@ -221,6 +223,8 @@ class BudgetCells:
         self._cells = cells
         self._unproven = unproven
         self._proven = proven
+        self._in_all = strangers
+        self._in_all_spent = 0.0
         self._credit_ratio = credit_ratio
         self._proof_lasts_s = proof_lasts_s
 
@@ -244,11 +248,22 @@ class BudgetCells:
         Raises:
             ValueError: `octets` are not 4.
         """
-        cell, spent, (_, _, bytes_per_s, bytes_burst) = self._find(octets, now)
+        cell, spent, allowance = self._find(octets, now)
+        _, _, bytes_per_s, bytes_burst = allowance
         lead = max(spent.bytes[cell] - now, 0.0)
         if lead * bytes_per_s + bytes_out > bytes_burst:
             return False
+        if allowance is self._unproven and not self._charge_in_all(bytes_out, now):
+            return False
         spent.bytes[cell] = now + lead + bytes_out / bytes_per_s
+        return True
+
+    def _charge_in_all(self, bytes_out: int, now: float) -> bool:
+        bytes_per_s, bytes_burst = self._in_all
+        lead = max(self._in_all_spent - now, 0.0)
+        if lead * bytes_per_s + bytes_out > bytes_burst:
+            return False
+        self._in_all_spent = now + lead + bytes_out / bytes_per_s
         return True
 
     def prove(self, octets: bytes, now: float) -> None:

@@ -6,9 +6,9 @@ grows with the number of addresses a liar can think of.
 
 `SourceBudgets` gives each source IP address packets per second and reply bytes per second. A
 stranger's budget serves a few look-ups at once and is then worth little more than what it
-sent; a source that has proved it receives what we send (it showed a token, or answered us)
-has a larger one, for `PROOF_LASTS_S`. Even that is bounded, since others can forge an address
-that proved itself.
+sent, and all strangers together have no more than `STRANGERS`. A source that has proved it
+receives what we send (it showed a token, or answered us) has a larger one, for `PROOF_LASTS_S`.
+Even that is bounded, since others can forge an address that proved itself.
 
 `Pacer` spaces our own queries to one address: libtorrent bans an address after 50 packets in
 10 s, and 15 + 3 * 10 stays below.
@@ -72,6 +72,11 @@ PROVEN: Final = Allowance(
 """Enough for another busy relay. Half a megabit per second is the most that forging the
 address of a node we know brings upon it."""
 
+STRANGERS: Final = (4 * 1024.0 * 1024.0, 16 * 1024.0 * 1024.0)
+"""Reply bytes per second and at once of all strangers together: 6,900 lists of nodes a second, far
+more than a node is asked for. Whoever forges the addresses of a whole network, for a burst at each,
+gets 34 Mbit/s and no more; until it ends, strangers share that. Proven sources do not."""
+
 
 class SourceBudgets:
     """Decides which queries are read and which replies are sent.
@@ -89,6 +94,7 @@ class SourceBudgets:
             cells,
             unproven=astuple(UNPROVEN),
             proven=astuple(PROVEN),
+            strangers=STRANGERS,
             credit_ratio=CREDIT_RATIO,
             proof_lasts_s=PROOF_LASTS_S,
         )

@@ -58,6 +58,8 @@ SILENCES_MAX: Final = 2
 """Time-outs in a row after which a node leaves the routing table, if others do answer."""
 GREETINGS_MAX: Final = 32
 """Pings under way to newcomers."""
+GREETING_BYTES: Final = 160
+"""Two pings to a newcomer, which may be somebody else's address: they count as a reply does."""
 GREET_BELOW: Final = 160
 """Nodes in the routing table from which on newcomers are not greeted: we have enough."""
 
@@ -449,6 +451,7 @@ class DhtNode:
             and source not in self._greeted
             and node not in self._table
             and usable_address(source, source, self._identity.addresses)
+            and self._budgets.charge_reply(source, GREETING_BYTES, now)
         ):
             self._greeted.add(source)
             self._dispatcher.submit(Greeting(node, self._identity), now)

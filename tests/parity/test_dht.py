@@ -208,6 +208,7 @@ def budget_cells(kernel: ModuleType, cells: int) -> compiled.BudgetCells:
         cells,
         unproven=(5.0, 10.0, 512.0, 8192.0),
         proven=(200.0, 400.0, 65_536.0, 262_144.0),
+        strangers=(1024.0, 12_000.0),
         credit_ratio=CREDIT_RATIO,
         proof_lasts_s=PROOF_LASTS_S,
     )

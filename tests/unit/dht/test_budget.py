@@ -9,6 +9,7 @@ from relay.dht.budget import (
     CREDIT_RATIO,
     PROOF_LASTS_S,
     PROVEN,
+    STRANGERS,
     UNPROVEN,
     Allowance,
     Pacer,
@@ -234,3 +235,24 @@ def test_the_pacer_recovers_its_burst() -> None:
     for _ in range(15):
         pacer.reserve("203.0.113.7", 10.0)
     assert [pacer.reserve("203.0.113.7", 15.1) for _ in range(15)] == [0.0] * 15
+
+
+def test_a_whole_network_s_addresses_share_what_strangers_have(budgets: SourceBudgets) -> None:
+    """40,000 forged addresses, each within its own budget: so much a second, and no more."""
+    per_s, burst = STRANGERS
+    start, seconds, rate, reply_bytes = 1000.0, 2.0, 20_000, 1452
+    friend = ("192.0.2.1", 6881)
+    budgets.prove(friend, start)
+    sent = 0
+    for number in range(int(rate * seconds)):
+        now = start + number / rate
+        source = (f"{80 + number // 65_536}.{number >> 8 & 255}.{number & 255}.1", 6881)
+        if budgets.admit(source, QUERY_BYTES, now):
+            sent += reply_bytes * budgets.charge_reply(source, reply_bytes, now)
+    assert 0.9 * (burst + per_s * seconds) < sent <= burst + per_s * seconds
+    end = start + seconds
+    assert budgets.admit(friend, QUERY_BYTES, end)
+    assert budgets.charge_reply(friend, reply_bytes, end), "who has proved itself is served"
+    stranger = ("198.51.100.9", 6881)
+    assert budgets.admit(stranger, QUERY_BYTES, end + 1)
+    assert budgets.charge_reply(stranger, reply_bytes, end + 1), "and so is anybody when it is over"

@@ -8,7 +8,7 @@ from math import inf
 import pytest
 
 from relay.dht import krpc
-from relay.dht.budget import QueryLimit
+from relay.dht.budget import UNPROVEN, QueryLimit
 from relay.dht.events import (
     Bootstrapped,
     GetFinished,
@@ -208,6 +208,24 @@ def test_read_only_newcomers_and_other_queries_are_not_greeted() -> None:
         node.receive_datagram(krpc.encode(query), ("10.0.0.7", 1), 1.0)
         ((payload, _),) = node.datagrams_to_send()
         assert not isinstance(krpc.decode(payload), Query)
+
+
+def test_greetings_count_against_the_budget_of_whom_they_go_to() -> None:
+    """Its address may be forged: where it may have a reply and no more, no ping follows.
+
+    What the query itself earns is enough for the reply.
+    """
+    node = make_node(server_mode=True)
+    find = krpc.encode(Query(b"aa", b"find_node", {b"id": OTHER_ID, b"target": OTHER_ID}))
+    for source, spent, pings in (
+        (("93.0.0.7", 1), UNPROVEN.bytes_burst, 0),
+        (("93.0.0.8", 1), 0, 1),
+    ):
+        assert node._budgets.charge_reply(source, int(spent), 1.0)
+        node.receive_datagram(find, source, 1.0)
+        messages = [krpc.decode(payload) for payload, _ in node.datagrams_to_send()]
+        assert sum(isinstance(message, Query) for message in messages) == pings
+        assert sum(isinstance(message, Response) for message in messages) == 1
 
 
 def test_greetings_are_bounded() -> None:
