@@ -132,5 +132,6 @@ class Http1(H11Protocol):
     async def stream_send(self, event: StreamEvent) -> None:
         """Send a part of an answer; Hypercorn's streams call this."""
         if self.draining and isinstance(event, Response) and event.status_code >= 200:
-            event = replace(event, headers=[*event.headers, _CLOSE])
+            others = [field for field in event.headers if field[0] != _CLOSE[0]]
+            event = replace(event, headers=[*others, _CLOSE])
         await super().stream_send(event)

@@ -228,6 +228,7 @@ async def test_a_body_is_no_request(lane: bool) -> None:
     found = await outcomes(world, [(request,) for request in TAKEN.values()], lane=lane)
     for name, given in zip(TAKEN, found, strict=True):
         assert len(given) == 1, name
+        assert len(given[0].fields) == len(given[0].headers), name  # none of them twice
     assert SECOND not in world.asked
 
 
