@@ -40,10 +40,10 @@ async def newcomer(testnet, nursery):
         bind_address="127.0.0.1",
         bootstrap=testnet.bootstrap,
         server_mode=False,
-        request_timeout_s=1.0,
+        request_timeout_s=5.0,
     )
     await nursery.start(driver.run)
-    return PkarrDht(driver, 1.0), driver
+    return PkarrDht(driver, 5.0), driver
 
 
 async def every(function, arguments):
@@ -65,7 +65,7 @@ async def test_publish_and_resolve(testnet, newcomer):
     with trio.fail_after(10):
         assert await dht.publish(packet) == NODES
         for driver in testnet.drivers[:3]:
-            found = await PkarrDht(driver, 1.0).resolve(packet.public_key)
+            found = await PkarrDht(driver, 5.0).resolve(packet.public_key)
             assert found == packet
         assert await dht.resolve(packet.public_key, accept=lambda found: True) == packet
         assert await dht.resolve(PUBLISHERS[1].public_key) is None
@@ -316,7 +316,7 @@ async def test_lookups_go_on_under_a_flood(testnet, newcomer):
         with trio.fail_after(120):
             await newcomer[0].publish(packet)
             for _ in range(20):
-                assert await PkarrDht(busy, 1.0).resolve(packet.public_key) == packet
+                assert await PkarrDht(busy, 5.0).resolve(packet.public_key) == packet
         flooding.cancel_scope.cancel()
     assert busy.node.counters.queries_in > 1000
     assert busy.node.counters.timeouts == 0
