@@ -5,6 +5,7 @@ All of it is in ``build/fuzz``, made anew when a source changes.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -28,6 +29,13 @@ WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-function")
 
 def kernels() -> None:
     """Compile the extension for libFuzzer, with sanitizers, into a tree of its own."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "kernels.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # others may be about to fuzz, too
+        _make_tree()
+
+
+def _make_tree() -> None:
     sources = [path for path in sorted(SPEEDUPS.iterdir()) if path.suffix in SOURCES]
     recipe = sha256(b"\0".join(path.read_bytes() for path in [*sources, ROOT / "setup.py"]))
     stamp = BUILD / "kernels.stamp"
