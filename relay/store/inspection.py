@@ -21,7 +21,7 @@ from zlib import crc32
 from relay.errors import StoreError
 from relay.store import records
 from relay.store.database import open_for_reading
-from relay.store.faults import as_faults
+from relay.store.faults import as_faults, lasting
 from relay.store.new_file import new_file, told
 
 _COPY_PAGES: Final = 2048
@@ -125,6 +125,8 @@ class Inspector:
                 ).fetchone()
             if count == 0:
                 return
+            if not last < first <= last_now:  # else it would never end
+                raise lasting(self._path, f"is damaged (rows of {table} are out of order)")
             last = last_now
             yield Rows(count, first, last, (text or "").encode("ascii"))
 

@@ -159,13 +159,19 @@ class PacketCache:
             True if there is more to give; call again.
         """
         with as_faults(self._path):
-            (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+            free = self._free_pages()
             if free > _SPARE_PAGES:
                 self._connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
-                return True
+                if self._free_pages() < free:
+                    return True
+                # A file whose mode others have changed, or whose header is spoiled, gives nothing.
             # The file gets shorter when the log is copied into it.
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             return False
+
+    def _free_pages(self) -> int:
+        (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+        return int(free)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

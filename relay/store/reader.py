@@ -15,7 +15,7 @@ from zlib import crc32
 
 from relay.store import records
 from relay.store.database import open_for_reading
-from relay.store.faults import as_faults
+from relay.store.faults import as_faults, lasting
 from relay.store.floors import Floor
 from relay.store.packets import Node
 from relay.store.table import pack_rows
@@ -141,6 +141,8 @@ class PacketReader:
                 ).fetchone()
             if row is None:
                 return
+            if row[0] <= row_id:  # else it would never end
+                raise lasting(self._path, "is damaged (rows of recency are out of order)")
             row_id, keys, checksum = row
             if isinstance(keys, bytes) and crc32(keys) == checksum:
                 whole = len(keys) - len(keys) % records.KEY_BYTES
@@ -161,6 +163,8 @@ class PacketReader:
                 ).fetchone()
             if count == 0:
                 return
+            if not above_id < lowest_id < below_id:  # else it would never end
+                raise lasting(self._path, "is damaged (rows of packets are out of order)")
             below_id = lowest_id
             good, pack = pack_rows(rows or "")
             self.bad_rows += count - good  # a row with a NULL in it is not even in `rows`

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,24 @@ def test_whose_fault_a_failed_copy_is(inspector: Inspector, path: Path, tmp_path
     with pytest.raises(StoreError, match="cannot be written: No such file") as caught:
         inspector.copy_to(tmp_path / "missing" / "copy", replace=False)
     assert not isinstance(caught.value, DatabaseFaultError)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_out_of_order_are_damage_and_no_endless_reading(
+    path: Path, packet, number_alike, table: str
+) -> None:
+    with PacketCache(path, floors_max=99) as cache:
+        group = {key(number): records.encode(packet(number)) for number in range(9)}
+        floors = {key(number): Floor(number, NOW_US) for number in range(100, 109)}
+        cache.commit(Changes(group, floors, NODES), NOW_US)
+        for _ in range(9):
+            cache.write_recency([key(1)], 1, last=False)
+    number_alike(path, table)
+    with (
+        Inspector(path) as inspector,
+        pytest.raises(DatabaseFaultError, match=f"rows of {table} are out of order"),
+    ):
+        list(islice(inspector.rows(table), 100))
 
 
 def test_no_database_no_inspection(tmp_path: Path) -> None:

@@ -272,6 +272,30 @@ def test_free_pages_go_back_to_the_file_system(cache, path, record):
     assert path.stat().st_size < before / 5
 
 
+def test_a_file_that_gives_no_pages_back_is_not_asked_forever(path, record):
+    with PacketCache(path, floors_max=9) as cache:
+        group = {key(n): record(n, 1, bytes(900)) for n in range(900)}
+        cache.commit(Changes(records=group), NOW_US)
+    spoil(path, "PRAGMA journal_mode=DELETE; PRAGMA auto_vacuum=NONE; VACUUM; DELETE FROM packets")
+    with PacketCache(path, floors_max=9) as cache:
+        assert not cache.shrink()
+
+
+@pytest.mark.parametrize("table", ["packets", "recency"])
+def test_rows_out_of_order_are_damage_and_no_endless_load(path, record, number_alike, table):
+    with PacketCache(path, floors_max=9) as cache:
+        cache.commit(Changes(records={key(n): record(n) for n in range(9)}), NOW_US)
+        for _ in range(9):
+            cache.write_recency([key(1)], 1, last=False)
+    number_alike(path, table)
+    with (
+        PacketReader(path) as reader,
+        pytest.raises(DatabaseFaultError, match=f"rows of {table} are out of order") as fault,
+    ):
+        loaded(reader)
+    assert not fault.value.heals
+
+
 def test_a_failed_group_has_not_happened(cache, reader, record, monkeypatch):
     monkeypatch.setattr(packets, "_INSERT_NODES", "INSERT INTO nowhere VALUES ROWS")
     changes = Changes(records={key(1): record(1)}, nodes=[(bytes(20), "192.0.2.1", 1)])
