@@ -24,6 +24,7 @@ cdef extern from "Python.h":
     object PyUnicode_FromFormat(const char *format, ...)
 
 K = 20
+CROWD_MAX = 10
 CANDIDATES_MAX = 400
 QUERIES_MAX = 256
 NODES_PER_ANSWER_MAX = 40
@@ -32,6 +33,7 @@ cdef enum:
     _ID_BYTES = 20
     _NODE_BYTES = 26
     _K = 20
+    _CROWD_MAX = 10
     _CANDIDATES_MAX = 400
     _QUERIES_MAX = 256
     _NODES_PER_ANSWER_MAX = 40
@@ -139,15 +141,21 @@ cdef class Row(Progress):
     cdef dict _by_number        # by IP address and port
     cdef dict _by_machine       # by IP address and r, see `_machine`
     cdef Rank _centre         # the target
+    cdef Rank _crowd_distance
 
     def __init__(self, bytes target not None, bytes own_id not None, own_addresses):
         self._centre = _load(_octets(target))
+        self._crowd_distance = _load(_octets(bytes(_ID_BYTES)))
         self._own_id = own_id
         self._own_addresses = own_addresses
         self._row = []
         self._seeds = []
         self._by_number = {}
         self._by_machine = {}
+
+    def limit_crowd(self, bytes distance not None):
+        """Set the crowd distance; zero, which it is at first, is no limit."""
+        self._crowd_distance = _load(_octets(distance))
 
     def add(self, node):
         """Enter a node, unless it is ourselves, known, or a second one on its machine."""
@@ -208,6 +216,7 @@ cdef class Row(Progress):
         cdef Contact contact
         cdef Py_ssize_t at
         cdef int live = 0
+        cdef int crowd = 0
         if self.sent >= _QUERIES_MAX:
             return None
         for contact in self._seeds:
@@ -218,6 +227,10 @@ cdef class Row(Progress):
             if contact._state == _NEW:
                 return contact
             if contact._state == _RESPONDED or contact._state == _WAITING:
+                if _before(&contact._rank, &self._crowd_distance):
+                    crowd += 1
+                    if crowd > _CROWD_MAX:
+                        continue
                 live += 1
                 if live == _K:
                     break
@@ -228,12 +241,17 @@ cdef class Row(Progress):
         cdef Contact contact
         cdef Py_ssize_t at
         cdef int live = 0
+        cdef int crowd = 0
         cdef bint asking = self.sent < _QUERIES_MAX
         for at in range(PyList_GET_SIZE(self._row)):
             contact = self._contact(at)
             if contact._state == _WAITING or (asking and contact._state == _NEW):
                 return False
             if contact._state == _RESPONDED or contact._state == _NEW:
+                if _before(&contact._rank, &self._crowd_distance):
+                    crowd += 1
+                    if crowd > _CROWD_MAX:
+                        continue
                 live += 1
                 if live == _K:
                     return True

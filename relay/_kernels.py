@@ -60,6 +60,7 @@ if TYPE_CHECKING or IMPLEMENTATION == "pure":
     )
     from relay._pure.contacts import (
         CANDIDATES_MAX,
+        CROWD_MAX,
         NODES_PER_ANSWER_MAX,
         QUERIES_MAX,
         Contact,
@@ -93,6 +94,7 @@ else:
     )
     from relay._speedups.contacts import (
         CANDIDATES_MAX,
+        CROWD_MAX,
         NODES_PER_ANSWER_MAX,
         QUERIES_MAX,
         Contact,
@@ -113,6 +115,7 @@ else:
 
 __all__ = [
     "CANDIDATES_MAX",
+    "CROWD_MAX",
     "DEPTH_MAX",
     "DIGITS_MAX",
     "FORCED_PURE",

@@ -4,7 +4,9 @@ A *contact* is a node in the eyes of one operation on the DHT: a look-up, a roun
 sweep of pings. A *progress* counts in which state how many of them are. A *row* is the progress
 of a look-up: all contacts in one row, nodes with a secure identifier first, then by distance
 (an attacker cannot choose secure identifiers at will). The *front* are the first `K` of the row
-that are not silent; every one of them that has not been asked is to be asked.
+that are not silent; every one of them that has not been asked is to be asked. Of those nearer than
+the *crowd distance* at most `CROWD_MAX` count: whoever puts more nodes than that next to a target
+makes the front longer, and does not have it for himself.
 
 Both twins do the same to the same calls. What a look-up makes of it: `relay.dht.lookup`.
 
@@ -21,6 +23,8 @@ from relay._pure.answers import Answer
 
 K: Final = 20
 """Width of the front (Kademlia's k; BEP 5 says 8, the reference node 20)."""
+CROWD_MAX: Final = 10
+"""Contacts nearer than the crowd distance that count."""
 CANDIDATES_MAX: Final = 400
 """Contacts in the row; the farthest unasked ones are forgotten first."""
 QUERIES_MAX: Final = 256
@@ -191,6 +195,7 @@ class Row(Progress):
         "_by_machine",
         "_by_number",
         "_centre",
+        "_crowd_distance",
         "_own_addresses",
         "_own_id",
         "_ranks",
@@ -203,6 +208,7 @@ class Row(Progress):
         if len(target) != _ID_BYTES:
             raise ValueError("an identifier has 20 bytes")
         self._centre = int.from_bytes(target, "big")
+        self._crowd_distance = 0
         self._own_id = own_id
         self._own_addresses = own_addresses
         self._row: list[Contact] = []
@@ -212,6 +218,19 @@ class Row(Progress):
         self._by_machine: dict[tuple[int, int], Contact] = {}
 
     # What goes in.
+
+    def limit_crowd(self, distance: bytes) -> None:
+        """Set the crowd distance; zero, which it is at first, is no limit.
+
+        Args:
+            distance: from the target, 20 bytes.
+
+        Raises:
+            ValueError: it is not 20 bytes long.
+        """
+        if len(distance) != _ID_BYTES:
+            raise ValueError("an identifier has 20 bytes")
+        self._crowd_distance = int.from_bytes(distance, "big")
 
     def add(self, node: tuple[bytes, Address]) -> None:
         """Enter a node, unless it is ourselves, known, or a second one on its machine.
@@ -316,12 +335,16 @@ class Row(Progress):
         for contact in self._seeds:
             if contact._state is _NEW:
                 return contact
-        live = 0
+        live = crowd = 0
         for contact in self._row:
             state = contact._state
             if state is _NEW:
                 return contact
             if state is _RESPONDED or state is _WAITING:
+                if contact._rank < self._crowd_distance:
+                    crowd += 1
+                    if crowd > CROWD_MAX:
+                        continue
                 live += 1
                 if live == K:
                     break
@@ -329,12 +352,16 @@ class Row(Progress):
 
     def settled(self) -> bool:
         """Whether the front has answered, or nobody is left to ask or worth waiting for."""
-        live = 0
+        live = crowd = 0
         for contact in self._row:
             state = contact._state
             if state is _WAITING or (state is _NEW and self._sent < QUERIES_MAX):
                 return False
             if state is _RESPONDED or state is _NEW:
+                if contact._rank < self._crowd_distance:
+                    crowd += 1
+                    if crowd > CROWD_MAX:
+                        continue
                 live += 1
                 if live == K:
                     return True

@@ -9,6 +9,11 @@ The *store set* ("take until secure") starts from that: an attacker with many no
 target pushes the 20 closest nearer than they should be, so the set goes on until it reaches
 the distance where the 20th node is expected and as many different /6 networks as usual.
 
+That alone does not help while the estimate is still too high, nor where nobody else was asked. So
+there is the *crowd distance*, where the 10th node is expected: of the nodes nearer than that ten
+count towards the 20, however many there are, both in look-ups (`lookup`) and in the store set. It
+follows from the median of the look-ups, which those of a few crowded targets do not move.
+
 Source: mainline, docs/dht_size_estimate.md; design/protocol.md, section 7.6. The constants,
 including the first guesses of a million nodes and 20 networks, are those of the reference
 node. There the guess of networks adds to the first look-up's count, so that the first puts go
@@ -18,12 +23,16 @@ to twice as many nodes as later ones; here it counts as a look-up of its own.
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from statistics import median_low
 from typing import Final, NamedTuple
 
+from relay._kernels import CROWD_MAX
 from relay.dht.node_id import Address, NodeInfo, ip_octets
 
 K: Final = 20
 SPACE: Final = 1 << 160
+CROWD_DISTANCE_MAX: Final = SPACE // 4
+"""Where the tenth of 40 nodes is expected; in a smaller network everybody is asked anyway."""
 LOOKUPS_REMEMBERED_MAX: Final = 1000
 NODES_REMEMBERED_MAX: Final = 40_000
 """Nodes in their store sets, twice as many as usual: a hostile network fills sets of 256."""
@@ -83,7 +92,7 @@ def subnet(ip: str) -> int:
 
 
 def take_until_secure(
-    target: bytes, responders: Sequence[StoreNode], size: float, subnets: int
+    target: bytes, responders: Sequence[StoreNode], size: float, subnets: int, crowd: int = 0
 ) -> tuple[StoreNode, ...]:
     """Return the nodes to store on: at least the `K` closest, more where crowding is suspect.
 
@@ -92,6 +101,7 @@ def take_until_secure(
         responders: nodes with a token, in the order of preference.
         size: expected number of nodes in the network.
         subnets: usual number of different /6 networks among the closest.
+        crowd: the crowd distance.
     """
     if len(responders) <= K:
         return tuple(responders)
@@ -104,7 +114,21 @@ def take_until_secure(
         if int.from_bytes(node.id, "big") ^ centre >= expected and len(seen) >= subnets:
             break
         count += 1
-    return tuple(responders[: max(count, K)])
+    return tuple(responders[: max(count, _beyond_crowd(centre, responders, crowd))])
+
+
+def _beyond_crowd(centre: int, responders: Sequence[StoreNode], crowd: int) -> int:
+    """Return how many of the first nodes make `K`, if at most `CROWD_MAX` near ones count."""
+    near = counted = 0
+    for at, node in enumerate(responders, start=1):
+        if int.from_bytes(node.id, "big") ^ centre < crowd:
+            near += 1
+            if near > CROWD_MAX:
+                continue
+        counted += 1
+        if counted == K:
+            return at
+    return len(responders)
 
 
 class LookupHistory:
@@ -121,6 +145,7 @@ class LookupHistory:
         self._size_sum = 0.0
         self._responders_size_sum = _FIRST_SIZE_SUM
         self._subnet_sum = _FIRST_SUBNET_SUM
+        self._crowd_distance: int | None = 0
 
     def remember(
         self,
@@ -138,7 +163,9 @@ class LookupHistory:
             now: monotonic seconds.
         """
         writable = [node for node in responders if node.token]
-        nodes = take_until_secure(target, writable, self._responders_size, self._subnets)
+        nodes = take_until_secure(
+            target, writable, self._responders_size, self._subnets, self.crowd_distance
+        )
         if not candidates:
             return nodes  # we are offline; nothing to learn from that
         self.forget(target)
@@ -158,6 +185,7 @@ class LookupHistory:
             len({subnet(node.address[0]) for node in candidates[:K]}),
         )
         self._lookups[target] = entry
+        self._crowd_distance = None  # to be computed when it is needed
         self._nodes += len(nodes)
         self._size_sum += entry.size
         self._responders_size_sum += entry.responders_size
@@ -168,6 +196,7 @@ class LookupHistory:
         """Drop what is known about a target, for instance because its tokens are refused."""
         entry = self._lookups.pop(target, None)
         if entry is not None:
+            self._crowd_distance = None
             self._nodes -= len(entry.nodes)
             self._size_sum -= entry.size
             self._responders_size_sum -= entry.responders_size
@@ -196,6 +225,17 @@ class LookupHistory:
             return 0.0, 1.0
         count = len(self._lookups)
         return max(self._size_sum, 0.0) / count, 0.281 * count**-0.529
+
+    @property
+    def crowd_distance(self) -> int:
+        """How far from a target the tenth node is expected; 0 before the first look-up."""
+        if self._crowd_distance is None:
+            sizes = [entry.size for entry in self._lookups.values()]
+            size = median_low(sizes) if sizes else 0.0
+            self._crowd_distance = (
+                min(int(CROWD_MAX * SPACE / size), CROWD_DISTANCE_MAX) if size else 0
+            )
+        return self._crowd_distance
 
     @property
     def _responders_size(self) -> float:

@@ -11,6 +11,9 @@ Where this differs from the reference node (design/protocol.md, section 7.6):
 - A silent node does not hold a place in the front, and a look-up whose 20 closest have
   answered waits for nobody else. With fewer than 20 live nodes it waits for slow ones until
   their patience limit (see `transactions`).
+- Where there are more nodes near the target than the size of the network explains, ten of them
+  count towards the 20 (`estimate`, crowd distance): the look-up goes on to nodes that did not come
+  for the target's sake.
 - No ping accompanies the query: an answer is sign of life enough.
 - An address named with a false identifier is put in its true place once it answers, and a
   name with a closer identifier wins: an honest node cannot be hidden behind a false name.

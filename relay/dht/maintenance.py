@@ -119,8 +119,11 @@ class Maintenance:
             self._look(now)
 
     def seed(self, lookup: Lookup, now: float) -> None:
-        """Give a caller's look-up its first contacts; from an empty table also wake up."""
-        nodes = self._table.closest(lookup.target, K)
+        """Give a caller's look-up its first contacts; from an empty table also wake up.
+
+        Twice as many as it will ask at first: the nearest may be a crowd around its target.
+        """
+        nodes = self._table.closest(lookup.target, 2 * K)
         for node in nodes:
             lookup.add(node)
         if len(nodes) < K:

@@ -39,7 +39,7 @@ from relay.dht.identity import Identity
 from relay.dht.items import MutableItem, immutable_target, mutable_target
 from relay.dht.krpc import QueryTemplate
 from relay.dht.lookup import Lookup
-from relay.dht.node_id import NodeInfo
+from relay.dht.node_id import ID_BYTES, NodeInfo
 from relay.dht.proofs import Proofs
 from relay.dht.put import Put, StoreRound, Write
 from relay.dht.traffic import Traffic
@@ -218,6 +218,7 @@ class Requests:
         query = QueryTemplate(method, arguments, identity.read_only)
         lookup = Lookup(key[1], query, identity.node_id, identity.addresses, collector)
         lookup.on_found = self._on_found
+        lookup.limit_crowd(self._history.crowd_distance.to_bytes(ID_BYTES, "big"))
         search = _Search(key, lookup, seq, done, now)
         self._running.setdefault(key, []).append(search)
         self._by_lookup[lookup] = search

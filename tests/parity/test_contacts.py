@@ -40,6 +40,7 @@ steps = st.one_of(
         st.tuples(st.lists(nodes, max_size=12), st.binary(max_size=30), addresses),
     ),
     st.tuples(st.just("ask"), st.booleans()),
+    st.tuples(st.just("limit_crowd"), near),
     st.tuples(st.just("rename"), st.tuples(places, identifiers)),
     st.tuples(
         st.sampled_from(["on_response", "on_refusal", "on_slow", "on_late", "on_dead"]), places
@@ -110,6 +111,8 @@ def test_crowded_rows_agree() -> None:
     """Where the row and the queries have their limits, and the farthest make room."""
     rng = seeded(2)
     rows = Played(compiled), Played(pure)
+    for row in rows:
+        row.do("limit_crowd", b"\0\0\0\x10" + bytes(16))
     for round_ in range(400):
         named = [
             NodeInfo(
@@ -137,6 +140,8 @@ def test_misshapen_arguments_are_refused(kernel: ModuleType) -> None:
         row.add((bytes(21), OWN))
     with pytest.raises(ValueError, match=r"^an identifier has 20 bytes$"):
         row.rename(kernel.Contact(OWN), b"")
+    with pytest.raises(ValueError, match=r"^an identifier has 20 bytes$"):
+        row.limit_crowd(b"")
     for ip in ("", "1.2.3", "1.2.3.4.5", "1.2.3.x", "1..2.3", "::1"):
         with pytest.raises(ValueError, match=r"^not an IPv4 address"):
             row.add((bytes(20), (ip, 1)))
@@ -147,6 +152,6 @@ def test_misshapen_arguments_are_refused(kernel: ModuleType) -> None:
 @BOTH
 def test_the_constants_are_the_twins(kernel: ModuleType) -> None:
     assert (kernel.K, kernel.CANDIDATES_MAX) == (20, 400)
-    assert (kernel.QUERIES_MAX, kernel.NODES_PER_ANSWER_MAX) == (256, 40)
+    assert (kernel.QUERIES_MAX, kernel.NODES_PER_ANSWER_MAX, kernel.CROWD_MAX) == (256, 40, 10)
     contact = kernel.Contact(("10.0.0.1", 1), bytes(20), token=b"t")
     assert facts_of(contact) == (("10.0.0.1", 1), bytes(20), State.NEW, b"t")

@@ -313,7 +313,7 @@ STEADY_MAX: Final = 25
 def broken_promises(name: str, result: Found) -> list[str]:
     """Return what a world did not keep of what is promised of it."""
     broken = []
-    if result.lookups and result.ratio < FOUND_MIN.get(name, 0.99):
+    if result.lookups and result.ratio < FOUND_MIN.get(name, 0.9):
         broken.append(f"only {result.ratio:.2%} found")
     if "Sybils" in name and min(result.stored) < STORED_MIN:
         broken.append(f"only {min(result.stored)} honest nodes store a packet")

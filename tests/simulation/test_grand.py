@@ -18,8 +18,9 @@ def test_a_fifth_of_the_nodes_may_lie() -> None:
     assert min(result.stored) >= 10
 
 
-def test_sybils_next_to_a_key_do_not_have_it_for_themselves() -> None:
-    result = grand.sybils(2, 150, valid=False, keys=3)
+@pytest.mark.parametrize("valid", [False, True])
+def test_sybils_next_to_a_key_do_not_have_it_for_themselves(valid: bool) -> None:
+    result = grand.sybils(2, 150, valid=valid, keys=3)
     assert len(result.stored) == 3
     assert broken_promises("Sybils", result) == []
 

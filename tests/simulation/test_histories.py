@@ -50,3 +50,17 @@ def test_a_seed_is_one_history_in_any_process() -> None:
     assert len(told) == 1
     report = run(2)
     assert f"{report.datagrams} datagrams, digest {report.digest:08x}" in told.pop()
+
+
+def test_the_command_lives_through_histories_in_processes_of_its_own() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.simulation", "--only", "histories"),
+            *("--seeds", "3", "--processes", "2"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "3 histories held, 0 failed" in done.stdout

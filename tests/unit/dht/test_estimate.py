@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relay.dht.estimate import (
+    CROWD_DISTANCE_MAX,
     LOOKUPS_REMEMBERED_MAX,
     REUSE_S,
     SPACE,
@@ -60,6 +61,41 @@ def test_crowding_near_the_target_extends_the_store_set() -> None:
     honest = [at_distance(i / 1000) for i in range(1, 41)]
     taken = take_until_secure(TARGET, sybils + honest, 999.0, 1)
     assert len(taken) == 100 + 19, "up to where the 20th of 1000 nodes is expected"
+
+
+def test_a_crowd_leaves_room_for_ten_others_in_the_store_set() -> None:
+    """Also while the size of the network is thought far too large."""
+    sybils = [at_distance(i / 1e9) for i in range(1, 31)]
+    honest = [at_distance(i / 1000) for i in range(1, 41)]
+    assert take_until_secure(TARGET, sybils + honest, 1e9, 1) == tuple(sybils[:20])
+    crowd = int(0.001 * SPACE)
+    taken = take_until_secure(TARGET, sybils + honest, 1e9, 1, crowd)
+    assert taken == (*sybils, *honest[:10])
+    assert take_until_secure(TARGET, sybils, 1e9, 1, crowd) == tuple(sybils)
+
+
+def test_the_crowd_distance_is_where_the_tenth_node_is_expected() -> None:
+    history = LookupHistory()
+    assert history.crowd_distance == 0
+    nodes = [at_distance(i / 1000) for i in range(1, 21)]
+    history.remember(TARGET, infos(nodes), nodes, 0.0)
+    assert history.crowd_distance / SPACE == pytest.approx(0.01)
+    sybils = [at_distance(i / 1e9) for i in range(1, 21)]
+    crowded = b"x" + bytes(19)
+    near_it = [node._replace(id=b"x" + node.id[1:]) for node in sybils]
+    history.remember(crowded, infos(near_it), near_it, 0.0)
+    assert history.crowd_distance / SPACE == pytest.approx(0.01), "one look-up more does not tell"
+    history.forget(TARGET)
+    assert history.crowd_distance / SPACE == pytest.approx(1e-8)
+    history.forget(crowded)
+    assert history.crowd_distance == 0
+
+
+def test_in_a_small_network_the_crowd_distance_is_a_quarter_of_the_space() -> None:
+    history = LookupHistory()
+    nodes = [at_distance(i / 10) for i in range(1, 9)]
+    history.remember(TARGET, infos(nodes), nodes, 0.0)
+    assert history.crowd_distance == CROWD_DISTANCE_MAX == SPACE // 4
 
 
 def test_too_few_networks_extend_the_store_set() -> None:

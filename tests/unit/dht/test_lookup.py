@@ -61,6 +61,30 @@ def test_the_twenty_closest_are_asked_at_once_and_no_more() -> None:
     assert addresses(ask(lookup)) == [node(distance).address for distance in range(1, K + 1)]
 
 
+def test_a_crowd_near_the_target_makes_the_front_longer() -> None:
+    """Thirty Sybils count for ten: ten nodes beyond are asked, and waited for."""
+    lookup = make_lookup()
+    lookup.limit_crowd((100).to_bytes(20, "big"))
+    for distance in (*range(1, 31), *range(100, 150)):
+        lookup.add(node(distance))
+    asked = ask(lookup)
+    expected = [*range(1, 31), *range(100, 110)]
+    assert addresses(asked) == [node(distance).address for distance in expected]
+    for contact in asked[:-1]:
+        respond(lookup, contact)
+    assert not lookup.settled()
+    respond(lookup, asked[-1])
+    assert lookup.settled()
+
+
+def test_as_many_near_ones_as_expected_are_no_crowd() -> None:
+    lookup = make_lookup()
+    lookup.limit_crowd((11).to_bytes(20, "big"))
+    for distance in range(1, 100):
+        lookup.add(node(distance))
+    assert len(ask(lookup)) == K
+
+
 def test_a_closer_node_is_asked_as_soon_as_it_is_named() -> None:
     lookup = make_lookup()
     lookup.add(node(1000))
