@@ -33,6 +33,12 @@ SEQ_MAX: Final = 2**63 - 1
 OUTLIVING_MAX: Final = 1024
 """With more publishes than this at once a new one ends with its client."""
 
+ABSENT_S: Final = 1.0
+"""How long it is believed that nobody has a packet: no longer than a look-up may take, so that who
+asks again and again for a key that is about to be published elsewhere hardly waits longer."""
+ABSENT_MAX: Final = 4096
+"""Keys of which that is remembered, the oldest forgotten first."""
+
 Spend = Callable[[], None]
 """Takes one unit of the client's DHT quota; raises `DhtQuotaError` when there is none left."""
 
@@ -168,6 +174,7 @@ class RelayService:
         self._troubles = troubles
         self.serving = True
         self._flights: dict[PublicKey, _Flight] = {}
+        self._absent: dict[PublicKey, float] = {}  # since when, oldest first
         self._nursery: trio.Nursery | None = None
         self.counters: Counter[str] = Counter()
         dht.on_packet = self._remember
@@ -211,6 +218,9 @@ class RelayService:
         if cached is not None and fresh:
             return Resolved(cached, cached=True)
         spend()
+        if cached is None and self._is_absent(key):
+            self.counters["known_absent"] += 1
+            return None
         return await self._ask_dht(key, cached)
 
     async def publish(self, packet: SignedPacket, *, spend: Spend) -> int:
@@ -234,6 +244,7 @@ class RelayService:
         await self._refuse_older(packet)
         spend()
         key = packet.public_key
+        self._absent.pop(key, None)
         while (other := self._flights.get(key)) is not None:
             await other.done.wait()
             if other.packet == packet and not other.given_up:
@@ -285,6 +296,7 @@ class RelayService:
     async def _ask_dht(self, key: PublicKey, cached: SeenPacket | None) -> Resolved | None:
         """One look-up for CacheFirst: the first packet not older than what we know answers."""
         floor_us = self._cache.floor_us(key) or 0
+        is_new = cached is None and not floor_us
 
         def acceptable(packet: SignedPacket) -> bool:
             if cached is not None and cached.packet.more_recent_than(packet):
@@ -306,9 +318,22 @@ class RelayService:
             if cached is not None and cached.packet.timestamp_us >= error.seq:
                 return None
             raise
+        if found is None and is_new:
+            self._note_absent(key)
         return None if found is None else Resolved(self._seen_now(found))
 
+    def _is_absent(self, key: PublicKey) -> bool:
+        since = self._absent.get(key)
+        return since is not None and trio.current_time() - since < ABSENT_S
+
+    def _note_absent(self, key: PublicKey) -> None:
+        self._absent.pop(key, None)  # so that it goes to the end
+        self._absent[key] = trio.current_time()
+        if len(self._absent) > ABSENT_MAX:
+            del self._absent[next(iter(self._absent))]
+
     def _remember(self, packet: SignedPacket) -> None:
+        self._absent.pop(packet.public_key, None)
         floor_us = self._cache.floor_us(packet.public_key)
         if floor_us is None or packet.timestamp_us >= floor_us:
             self._cache.put_soon(self._seen_now(packet))

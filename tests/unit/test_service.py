@@ -20,7 +20,7 @@ from relay.errors import (
 from relay.pkarr.keys import Keypair, PublicKey
 from relay.pkarr.packet import SeenPacket, SignedPacket
 from relay.pkarr.policy import ResolvePolicy
-from relay.service import RelayService, Resolved
+from relay.service import ABSENT_S, RelayService, Resolved
 from tests.support.memory_cache import MemoryCache
 
 KEY = PublicKey.parse("o4dksfbqk85ogzdb5osziw6befigbuxmuxkuxq8434q89uj56uyy")
@@ -151,6 +151,44 @@ async def test_evicted_key_is_not_answered_with_something_older(world: World) ->
     assert KEY not in world.cache.stored
     world.dht.found = [OLD, NEW]
     assert await world.resolve() == Resolved(seen(NEW, 0))
+
+
+async def test_a_key_that_nobody_has_is_asked_for_once_a_second(
+    world: World, mock_clock: trio.testing.MockClock
+) -> None:
+    for _ in range(100):
+        assert await world.resolve() is None
+    assert (len(world.dht.asked), world.spent) == (1, 100)
+    assert world.service.counters["known_absent"] == 99
+    assert await world.resolve(ResolvePolicy.NETWORK_ONLY) is None
+    assert len(world.dht.asked) == 2, "who wants to know it exactly does"
+    mock_clock.jump(ABSENT_S)
+    world.dht.found = [NEW]
+    assert await world.resolve() == Resolved(seen(NEW, 0))
+
+
+async def test_what_is_published_or_seen_is_absent_no_more(world: World) -> None:
+    for appear in (lambda: world.publish(NEW), lambda: world.resolve(ResolvePolicy.NETWORK_ONLY)):
+        world.dht.found = []
+        assert await world.resolve() is None
+        world.dht.found = [NEW]
+        await appear()
+        world.cache.stored.clear()  # as if it were full of others
+        asked = len(world.dht.asked)
+        assert await world.resolve() is not None
+        assert len(world.dht.asked) == asked + 1
+        world.cache.stored.clear()
+
+
+async def test_no_more_absent_keys_are_remembered_than_there_may_be(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "ABSENT_MAX", 8)
+    keys = [Keypair.generate().public_key for _ in range(20)]
+    for key in [*keys, keys[-1], keys[12], keys[11]]:
+        await world.service.resolve(key, ResolvePolicy.CACHE_FIRST, spend=world.spend)
+        assert len(world.service._absent) <= 8
+    assert len(world.dht.asked) == 20 + 1, "all but one of the last three were remembered"
 
 
 async def test_cache_only_never_asks_and_serves_expired(world: World) -> None:
