@@ -57,6 +57,8 @@ HEADER_BLOCK_BYTES_MAX: Final = 2 * HEADER_LIST_BYTES_MAX
 IDLE_FRAMES_MAX: Final = 2000
 """Frames that ask for nothing, beyond those that go with requests."""
 IDLE_FRAMES_PER_REQUEST: Final = 50
+SETTINGS_BYTES_MAX: Final = 600
+"""Of one frame: a hundred settings, of which there are a dozen. h2 takes 5 us for each, at once."""
 SMALL_DATA_BYTES: Final = 64
 """DATA below that is hardly worth its frame; a whole packet in single bytes is still taken."""
 BUFFERED_BYTES_MAX: Final = 64 * 1024
@@ -65,7 +67,7 @@ ENCODER_TABLE_BYTES: Final = 4096
 """What RFC 7541 begins with. hpack looks through all of its table for each field of an answer."""
 _PREFACE_BYTES: Final = 24
 _FRAME_HEADER_BYTES: Final = 9
-_DATA, _HEADERS, _CONTINUATION = 0, 1, 9
+_DATA, _HEADERS, _SETTINGS, _CONTINUATION = 0, 1, 4, 9
 _END_HEADERS: Final = 4
 _KNOWN_SETTINGS: Final = frozenset(SettingCodes)
 _PATH: Final = re.compile(rb"[\x21-\x7e]+")
@@ -103,6 +105,8 @@ class FrameMeter:
         self._skip = length
         if length > FRAME_BYTES_MAX:
             return ErrorCodes.FRAME_SIZE_ERROR
+        if kind == _SETTINGS and length > SETTINGS_BYTES_MAX:
+            return ErrorCodes.ENHANCE_YOUR_CALM
         if kind in (_HEADERS, _CONTINUATION):
             self._block = length if kind == _HEADERS else self._block + length
             if self._block > HEADER_BLOCK_BYTES_MAX and not flags & _END_HEADERS:

@@ -89,6 +89,7 @@ async def open_stream(client: Client) -> None:
         (frame(DATA, stream=OPEN), ErrorCodes.ENHANCE_YOUR_CALM),
         (frame(DATA, b"x", stream=OPEN), ErrorCodes.ENHANCE_YOUR_CALM),
         (frame(0xFA, bytes(8)), ErrorCodes.ENHANCE_YOUR_CALM),
+        (frame(SETTINGS, bytes.fromhex("ffff 00000001") * 101), ErrorCodes.ENHANCE_YOUR_CALM),
         (frame(WINDOW, bytes(4)), ErrorCodes.PROTOCOL_ERROR),
         (frame(WINDOW, b"\x7f\xff\xff\xff"), ErrorCodes.FLOW_CONTROL_ERROR),
         (frame(PUSH, bytes(8), stream=OPEN), ErrorCodes.PROTOCOL_ERROR),
@@ -102,6 +103,7 @@ async def open_stream(client: Client) -> None:
     ids=[
         *("ping", "ping-ack", "settings", "settings-table", "settings-window", "priority"),
         *("window", "window-of-a-stream", "empty-data", "single-bytes", "unknown"),
+        "many-settings",
         *("no-increment", "overflow", "push", "continuation", "naked-continuation"),
     ],
 )
@@ -216,8 +218,8 @@ async def test_all_settings_that_there_can_be(world: World) -> None:
     known = max(SettingCodes)
     settings = [code.to_bytes(2) + (1).to_bytes(4) for code in range(known + 1, 65536)]
     async with world.serving() as port, connected(port) as client:
-        for begin in range(0, len(settings), 2000):
-            payload = b"".join(settings[begin : begin + 2000])
+        for begin in range(0, len(settings), 100):
+            payload = b"".join(settings[begin : begin + 100])
             await client.stream.send_all(frame(SETTINGS, payload))
         assert await client.answer(client.ask("GET", PATH)) == (200, PACKET.payload)
 

@@ -140,7 +140,7 @@ def request(path: str) -> bytes:
 
 def unknown_settings() -> bytes:
     every = [code.to_bytes(2) + (1).to_bytes(4) for code in range(max(SettingCodes) + 1, 65536)]
-    payloads = [b"".join(every[begin : begin + 2000]) for begin in range(0, len(every), 2000)]
+    payloads = [b"".join(every[begin : begin + 100]) for begin in range(0, len(every), 100)]
     return b"".join(frame(SETTINGS, payload) for payload in payloads)
 
 
