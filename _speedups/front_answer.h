@@ -71,6 +71,16 @@ static inline uint64_t fa_age_s(const pt_packet *packet, uint64_t now_us)
     return now_us > packet->last_seen_us ? (now_us - packet->last_seen_us) / FD_US : 0;
 }
 
+/* Whether its time has passed, or the clock went back so far that nobody knows: `is_expired` in
+ * relay/pkarr/packet.py. */
+#define FA_CLOCK_CORRECTION_US (60 * (uint64_t)FD_US)
+
+static inline bool fa_is_expired(const pt_packet *packet, uint64_t ttl_s, uint64_t now_us)
+{
+    return fa_age_s(packet, now_us) >= ttl_s ||
+           packet->last_seen_us > now_us + FA_CLOCK_CORRECTION_US;
+}
+
 typedef enum { FA_MET, FA_NOT_MET, FA_UNCLEAR } fa_condition;
 
 static inline bool fa_lists_tag(fr_slice list, const uint8_t tag[FA_TAG_BYTES])

@@ -107,7 +107,7 @@ static inline bool fl_answer(fl_reactor *reactor, const fl_connection *connectio
         !pt_lookup_copy(reactor->table, request->key, &packet, reactor->payload))
         return false;
     uint64_t ttl_s = fa_ttl_s(&packet, &reactor->config.bounds);
-    if (request->policy == FR_CACHE_FIRST && fa_age_s(&packet, reactor->now_us) >= ttl_s)
+    if (request->policy == FR_CACHE_FIRST && fa_is_expired(&packet, ttl_s, reactor->now_us))
         return false;
     uint8_t tag[FA_TAG_BYTES];
     fa_write_tag(tag, packet.tag);

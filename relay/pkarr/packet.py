@@ -39,6 +39,8 @@ CANONICAL_BYTES_MIN: Final = KEY_BYTES + PAYLOAD_BYTES_MIN
 CANONICAL_BYTES_MAX: Final = KEY_BYTES + PAYLOAD_BYTES_MAX
 TIMESTAMP_MAX_US: Final = 2**64 - 1
 _US_PER_S: Final = 1_000_000
+CLOCK_CORRECTION_US: Final = 60 * _US_PER_S
+"""By how much the wall clock may be set back without any packet being of unknown age."""
 
 
 def signable(timestamp_us: int, dns: bytes) -> bytes:
@@ -241,8 +243,17 @@ class SeenPacket:
         """Return the whole seconds since it was seen, rounded down; 0 if the clock went back."""
         return max(now_us - self.last_seen_us, 0) // _US_PER_S
 
+    def is_from_the_future(self, now_us: int) -> bool:
+        """Tell whether the clock went back since it was seen, by more than it may be corrected.
+
+        Nobody knows how old such a packet is.
+        """
+        return self.last_seen_us > now_us + CLOCK_CORRECTION_US
+
     def expires_in_s(self, ttl_min_s: int, ttl_max_s: int, now_us: int) -> int:
-        """Return the seconds of life left, 0 when expired."""
+        """Return the seconds of life left, 0 when expired, or of unknown age."""
+        if self.is_from_the_future(now_us):
+            return 0
         return max(self.packet.ttl(ttl_min_s, ttl_max_s) - self.elapsed_s(now_us), 0)
 
     def is_expired(self, ttl_min_s: int, ttl_max_s: int, now_us: int) -> bool:

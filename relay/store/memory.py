@@ -11,7 +11,7 @@ from typing import Final
 
 from relay.errors import NotMostRecentError
 from relay.pkarr.keys import PublicKey
-from relay.pkarr.packet import SeenPacket
+from relay.pkarr.packet import CLOCK_CORRECTION_US, SeenPacket
 from relay.store import records
 from relay.store.backlog import Backlog
 from relay.store.floors import FLOORS_PER_PACKET, Floor, FloorTable
@@ -92,7 +92,7 @@ class Memory:
         key = seen.packet.public_key.octets
         new = records.encode(seen)
         old = self.table.peek(key)
-        if old is not None and not records.newer(new, old):
+        if old is not None and not records.newer(new, old) and not self._corrects(new, old):
             return records.decode(seen.packet.public_key, old)
         if old is None:
             floor_us = self.floor_us(key)
@@ -100,6 +100,12 @@ class Memory:
                 raise NotMostRecentError
         self._insert(key, new)
         return seen
+
+    def _corrects(self, new: bytes, old: bytes) -> bool:
+        """Tell whether it is the same packet, once seen at a time that was wrong: still to come."""
+        return records.same_packet(new, old) and (
+            records.last_seen_us(old) > self._wall_clock_us() + CLOCK_CORRECTION_US
+        )
 
     def merge_unless_below_floor(self, seen: SeenPacket) -> None:
         """Apply the cache update rule for a packet that nobody waits for."""

@@ -50,6 +50,16 @@ def timestamp_us(record: bytes) -> int:
     return int.from_bytes(record[_SIGNATURE_END:_TIMESTAMP_END], "big")
 
 
+def last_seen_us(record: bytes) -> int:
+    """Return when the packet was last seen, our wall clock, microseconds since 1970."""
+    return int.from_bytes(record[:_LAST_SEEN_BYTES], "big")
+
+
+def same_packet(one: bytes, other: bytes) -> bool:
+    """Tell whether two records of a key differ in nothing but when they were seen."""
+    return one[_LAST_SEEN_BYTES:] == other[_LAST_SEEN_BYTES:]
+
+
 def newer(new: bytes, old: bytes) -> bool:
     """Tell whether `new` replaces `old`: `relay.pkarr.packet.merge`, without making objects.
 

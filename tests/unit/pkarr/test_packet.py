@@ -9,7 +9,13 @@ import pytest
 from relay.errors import PacketError, PublicKeyError
 from relay.pkarr import dns_build
 from relay.pkarr.keys import Keypair, PublicKey
-from relay.pkarr.packet import TIMESTAMP_MAX_US, SeenPacket, SignedPacket, merge
+from relay.pkarr.packet import (
+    CLOCK_CORRECTION_US,
+    TIMESTAMP_MAX_US,
+    SeenPacket,
+    SignedPacket,
+    merge,
+)
 
 VECTORS = Path(__file__).parents[4] / "shared" / "vectors"
 
@@ -168,6 +174,14 @@ def test_clock_that_went_back_does_not_expire_packets():
     seen = SeenPacket(packet_of("x"), last_seen_us=5_000_000)
     assert seen.elapsed_s(now_us=1_000_000) == 0
     assert seen.expires_in_s(300, 86400, now_us=1_000_000) == 300
+
+
+def test_a_packet_of_unknown_age_is_expired():
+    """Seen when the clock was far ahead: else it would be fresh until the clock is there again."""
+    seen = SeenPacket(packet_of("x"), last_seen_us=CLOCK_CORRECTION_US + 5)
+    assert not seen.is_expired(300, 86400, now_us=5)
+    assert seen.is_expired(300, 86400, now_us=4)
+    assert seen.elapsed_s(now_us=4) == 0
 
 
 def test_zero_ttl_is_always_expired():

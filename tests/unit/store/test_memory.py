@@ -1,8 +1,11 @@
 """The rules of the store, without a disk."""
 
+from dataclasses import replace
+
 import pytest
 
 from relay.errors import NotMostRecentError
+from relay.pkarr.packet import CLOCK_CORRECTION_US
 from relay.store import records
 from relay.store.floors import FLOOR_LIFE_US, Floor
 from relay.store.memory import SLACK_PACKETS, Memory
@@ -54,6 +57,19 @@ def test_seen_again_later_is_noted_and_the_same_is_not(packet):
     assert world.memory.backlog.waiting == 0
     world.memory.merge(packet(1, seen_us=NOW_US + 1))
     assert world.memory.backlog.waiting == 1
+
+
+def test_a_time_still_to_come_is_corrected(packet):
+    """The clock was ahead when it was seen; seen again it is known how old it is."""
+    world = World(10)
+    right = replace(packet(1, 5), last_seen_us=NOW_US)
+    ahead = replace(right, last_seen_us=NOW_US + CLOCK_CORRECTION_US + 1)
+    world.memory.merge(ahead)
+    assert world.memory.merge(right) == right
+    slightly = replace(right, last_seen_us=NOW_US + CLOCK_CORRECTION_US)
+    assert world.memory.merge(slightly) == slightly
+    assert world.memory.merge(right) == slightly
+    assert world.memory.merge(packet(1, 4)) == slightly, "an older packet corrects nothing"
 
 
 def test_an_evicted_packet_leaves_a_floor_for_thirty_days(packet):
