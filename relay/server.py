@@ -451,4 +451,6 @@ def _dht_facts(driver: DhtDriver) -> dict[str, object]:
 
 
 def _dht_trouble(driver: DhtDriver) -> str | None:
-    return None if driver.node.bootstrapped else "no DHT node has answered yet"
+    if not driver.node.bootstrapped:
+        return "no DHT node has answered yet"
+    return "no DHT node answers any more" if driver.silent else None

@@ -52,6 +52,7 @@ from relay.dht.events import (
 )
 from relay.net.bootstrap import BootstrapNames
 from relay.net.gathering import Gathering
+from relay.net.silence import Silence
 from relay.net.udp_socket import DatagramCounters, Datagrams, kernel_drops, open_datagrams
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ OUTBOX_MAX: Final = 16_384
 ERRORS_PAUSE_S: Final = 0.05
 """When reading gives nothing but errors, wait this long instead of spinning."""
 SAVE_INTERVAL_S: Final = 180.0
+SILENCE_TICK_S: Final = 0.25
+PROBE_S: Final = 1.0
+"""How often somebody is asked while nobody answers: health tells soon that one does."""
 
 SavedNode = tuple[bytes, str, int]
 """Node id, IPv4 address, port: how a routing table is kept between runs."""
@@ -150,6 +154,12 @@ class DhtDriver:
         self._socket_full = False
         self._bootstrapped = trio.Event()
         self._closed = False
+        self._silence = Silence()
+
+    @property
+    def silent(self) -> bool:
+        """Whether nobody answers us any more, though somebody did."""
+        return self._silence.silent
 
     @property
     def kernel_drops(self) -> int | None:
@@ -172,6 +182,7 @@ class DhtDriver:
                 nursery.start_soon(self._write_leftovers)
                 nursery.start_soon(self._names.run, self._add_bootstrap)
                 nursery.start_soon(self._save_now_and_then)
+                nursery.start_soon(self._listen_for_silence)
                 self._flush()
                 task_status.started(self.local_address)
         finally:
@@ -291,6 +302,22 @@ class DhtDriver:
                 await trio.lowlevel.wait_writable(self._sock)
             self._send_burst()
             await trio.lowlevel.checkpoint()
+
+    async def _listen_for_silence(self) -> None:
+        """Notice when nobody answers any more; then ask every second, to notice the end of it."""
+        probe: GetHandle | None = None
+        probe_due = 0.0
+        while True:
+            await trio.sleep(SILENCE_TICK_S)
+            counters, now = self.node.counters, trio.current_time()
+            answers = counters.responses_in + counters.errors_in
+            self._silence.note(counters.queries_out, answers, self.node.in_flight, now)
+            if self._silence.silent and now >= probe_due:
+                probe_due = now + PROBE_S
+                if probe is not None:
+                    self.node.release(probe, now=now)
+                probe = self.node.start_find_node(self.node.node_id, now=now)
+                self._flush()
 
     async def _save_now_and_then(self) -> None:
         while True:

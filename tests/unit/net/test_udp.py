@@ -54,6 +54,7 @@ class ScriptedNode:
         self.handles = []
         self.bootstrapped = False
         self.counters = NodeCounters()
+        self.in_flight = 0
         self.native_responder = None
         self.table = []
         self.on_datagram = lambda payload, source, now: None
