@@ -8,6 +8,7 @@ the fuzzers or the bench: ``nox -s tests -- tests/unit -k dns``. By name only:
 - ``iroh``: its programs through relays, also in containers.
 - ``debug``: bounds checks, assertions and sanitizers in the extension.
 - ``fuzz``: what strangers may send, by libFuzzer.
+- ``faults``: of disk, network, clock and names, for minutes.
 - ``kills``: of the relay, a thousand, under load.
 - ``soak``: an hour of mixed load.
 - ``simulate``: ten thousand simulated histories, and worlds of a thousand nodes.
@@ -51,6 +52,8 @@ APART = [
     f"--ignore=tests/{name}" for name in ("interop", "iroh", "containers", "openapi", "floods")
 ]
 """They have sessions of their own."""
+FAULTS = ("relay_faults", "relay_surroundings", "store_faults", "relay_kill", "store_kill")
+"""Tests of faults, in tests/integration; CI runs them all, some for a shorter time."""
 SECOND_GOES_MAX = 3
 NO_SECOND_GO = ("parity", "property", "simulation", "fuzz", "kill", "crash")
 """Tests by chance, or of what may be lost: what they find once is found."""
@@ -335,6 +338,18 @@ def bench(session: nox.Session) -> None:
 def simulate(session: nox.Session) -> None:
     """Live through 10,000 simulated histories and large worlds; `-- --seed 17` repeats one."""
     Environment(session).run("python", "-m", "tests.simulation", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Let a real relay meet faults for as long as they last in the world; prints what it took."""
+    Environment(session).run(
+        "pytest",
+        "-rP",
+        *(f"tests/integration/test_{name}.py" for name in FAULTS),
+        *session.posargs,
+        PKARR_TEST_MINUTES="1",
+    )
 
 
 @nox.session

@@ -484,6 +484,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("idle", [True, False], ids=["idle", "busy"])
 @pytest.mark.parametrize("loss", LOSSES)
 async def test_files_lost_under_it_are_made_anew_with_all_packets(tmp_path, loss, idle):
