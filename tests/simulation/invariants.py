@@ -96,6 +96,7 @@ def sizes(subject: DhtNode) -> Iterator[tuple[str, int, int]]:
     peers = responder._peers
     yield "info hashes", len(peers._swarms), peers._info_hashes_max
     yield "largest swarm", max(map(len, peers._swarms.values()), default=0), peers._peers_max
+    yield "torrent peers", peers._total, peers._peers_total_max
     yield "verdicts", len(subject._proofs._verdicts), proofs.VERDICTS_MAX
     yield "greetings", len(subject._greeted), node.GREETINGS_MAX
     yield "own addresses", len(subject._identity.addresses), 2
@@ -111,6 +112,8 @@ def sizes(subject: DhtNode) -> Iterator[tuple[str, int, int]]:
     yield "searches", len(desk._by_lookup), requests.SEARCHES_MAX + 2  # and the node's own
     yield "puts", len(desk._puts), requests.PUTS_MAX
     yield "remembered look-ups", len(subject._history._lookups), estimate.LOOKUPS_REMEMBERED_MAX
+    history = subject._history
+    yield "nodes in remembered store sets", history.nodes, history._nodes_max
     for search in desk._by_lookup:
         yield "contacts in a row", search.in_row, lookup.CANDIDATES_MAX
         yield "nodes asked in a look-up", search.sent, lookup.QUERIES_MAX

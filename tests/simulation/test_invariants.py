@@ -16,6 +16,7 @@ from tests.simulation import invariants
 from tests.simulation.authors import author
 from tests.simulation.desk import Desk, MemoryStore, SimDriver
 from tests.simulation.histories import Doubles, HistoryError, run
+from tests.simulation.hostile import Ring
 from tests.simulation.invariants import (
     PacketWatch,
     Recency,
@@ -169,6 +170,20 @@ def test_a_relay_that_answers_nobody_is_noticed(monkeypatch: pytest.MonkeyPatch)
     assert "requests to relays have not ended" in violation(Doubles())
 
 
+def test_an_acknowledged_write_with_a_forged_token_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever became of the item, and whoever wrote it."""
+
+    def forge(ring: Ring, *arguments: object) -> None:
+        build(ring, *arguments)  # type: ignore[arg-type]
+        ring.accepted = 1
+
+    build = Ring.__init__
+    monkeypatch.setattr(Ring, "__init__", forge)
+    assert "a write with a forged token was acknowledged" in violation(Doubles())
+
+
 def test_an_older_item_after_a_newer_one_is_noticed() -> None:
     assert "older item after a newer one" in violation(Doubles(node=Confused), 21)
 
@@ -214,6 +229,8 @@ STUFFED: dict[str, Callable[[DhtNode, int], None]] = {
     "machines in the routing table": lambda n, x: fill(n._table._by_ip, x),
     "largest swarm": lambda n, x: n._responder._peers._swarms.update({b"": dict_of(x)}),
     "info hashes": lambda n, x: fill(n._responder._peers._swarms, x, {}),
+    "torrent peers": lambda n, x: setattr(n._responder._peers, "_total", x),
+    "nodes in remembered store sets": lambda n, x: setattr(n._history, "_nodes", x),
     "verdicts": lambda n, x: fill(n._proofs._verdicts, x),
     "greetings": lambda n, x: n._greeted.update(("x", at) for at in range(x)),
     "own addresses": lambda n, x: n._identity.addresses.update(("x", at) for at in range(x)),
