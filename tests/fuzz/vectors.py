@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_SHARED = Path(__file__).resolve().parents[3] / "shared"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
 @cache
 def cases(name: str) -> list[dict[str, Any]]:
     """Return the cases of one file of vectors."""
-    folder = Path(os.environ.get("PKARR_RELAY_SHARED", _SHARED)) / "vectors"
+    folder = Path(os.environ.get("PKARR_RELAY_SHARED", SHARED)) / "vectors"
     return list(json.loads((folder / f"{name}.json").read_text())["cases"])
 
 
