@@ -97,7 +97,11 @@ def find(defect: Defect) -> bool:
     command = (sys.executable, "-m", "tests.fuzz", defect.target, "--seconds", str(SECONDS_MAX))
     shared = os.environ.get("PKARR_RELAY_SHARED", str(vectors.SHARED))
     environment = {**os.environ, "PKARR_RELAY_SHARED": shared}
-    return subprocess.run(command, cwd=copy, env=environment, check=False).returncode == 1
+    done = subprocess.run(
+        command, cwd=copy, env=environment, capture_output=True, text=True, check=False
+    )
+    print(done.stdout, done.stderr, flush=True)
+    return done.returncode == 1 and "FOUND: " in done.stderr
 
 
 if __name__ == "__main__":
