@@ -9,6 +9,7 @@ The protocol itself is h11's, which Hypercorn brings along.
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,13 +59,18 @@ class BaseUrl:
         BaseUrl(scheme='https', host='relay.example', port=443, path='/pkarr')
         """
         if not url.isascii() or not url.isprintable() or " " in url:
-            raise ValueError(f"a URL has only printable ASCII characters: {url!r}")
+            raise ValueError(f"a URL has only printable ASCII characters: {_shown(url)}")
         parts = urlsplit(url)
         if parts.scheme not in _DEFAULT_PORTS:
-            raise ValueError(f"a relay's URL begins with http:// or https://, not as in {url!r}")
+            raise ValueError(
+                f"a relay's URL begins with http:// or https://, not as in {_shown(url)}"
+            )
         if not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
-            raise ValueError(f"a relay's URL has a host, perhaps a port and a path: {url!r}")
-        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+            raise ValueError(f"a relay's URL has a host, perhaps a port and a path: {_shown(url)}")
+        try:
+            port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        except ValueError as error:  # it quotes what it takes for the port
+            raise ValueError(f"a URL's port is 0 to 65535, not as in {_shown(url)}") from error
         return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
 
     @property
@@ -75,6 +81,15 @@ class BaseUrl:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.path}"
+
+
+def _shown(url: str) -> str:
+    """Return how a message quotes a bad URL: without what may be a user and a password.
+
+    >>> _shown("ftp://me:secret@relay.example/")
+    "'ftp://...@relay.example/'"
+    """
+    return repr(re.sub(r"(?s)//.*@", "//...@", url) if "//" in url else url.rpartition("@")[2])
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,15 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         CommandError: the file exists already, or cannot be written.
     """
-    from relay.commands.secret_keys import STANDARD_STREAM, write_secret_key
+    from relay.commands.secret_keys import (
+        STANDARD_STREAM,
+        keep_memory_private,
+        write_secret_key,
+    )
     from relay.pkarr.keys import Keypair
 
     file: str = arguments.file
+    keep_memory_private()
     keypair = Keypair.generate()
     if file == STANDARD_STREAM:
         print(keypair.seed.hex())

@@ -3,10 +3,12 @@
 The format is that of the reference's ``Keypair::write_secret_key_file``: the 64 hexadecimal
 digits of the seed, and nothing else. iroh writes its secret keys in the same digits. A secret
 key is never an argument, where every user of the machine could read it, and never in a message.
+A process that holds one leaves no core dump, and no other process of its user may look into it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import sys
@@ -23,6 +25,8 @@ FILE_BYTES_MAX: Final = 1024
 """A key has 64 digits; white space around them is no fault, a film is."""
 _DIGITS: Final = 64
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_PR_SET_DUMPABLE: Final = 4
+"""prctl(2)."""
 
 
 def read_secret_key(source: str) -> Keypair:
@@ -36,6 +40,7 @@ def read_secret_key(source: str) -> Keypair:
     """
     from relay.pkarr.keys import Keypair
 
+    keep_memory_private()
     text = sys.stdin.buffer.read(FILE_BYTES_MAX + 1) if source == STANDARD_STREAM else _read(source)
     where = "standard input" if source == STANDARD_STREAM else source
     digits = text.strip()
@@ -46,6 +51,16 @@ def read_secret_key(source: str) -> Keypair:
     if len(digits) != _DIGITS or len(seed) != _DIGITS // 2:
         raise CommandError(f"{where} holds no secret key, which has 64 hexadecimal digits")
     return Keypair.from_seed(seed)
+
+
+def keep_memory_private() -> None:
+    """Let nobody but root read this process's memory, neither while it runs nor from its core.
+
+    Where the system has no such call nothing happens: what follows is no less right without.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _read(source: str) -> bytes:
