@@ -1,12 +1,12 @@
 """``python -m bench.soak``: an hour of mixed load on one relay, in a network that changes.
 
     nox -s soak                          60 minutes
-    nox -s soak -- --minutes 5           shorter; slopes are judged from 12 minutes on
+    nox -s soak -- --minutes 5           shorter; slopes are judged from 14 minutes on
     nox -s soak -- --render results/….json    print and draw a kept run again
 
 Three kinds of processes besides this one: a relay with the settings of a fresh start, but for a
-cache smaller than what is published, which begins full, with all the floors of evicted packets
-that it may have; a DHT of our own nodes in which one is replaced every few seconds (`network`), and
+cache smaller than what is published, which begins full (the floors of evicted packets, four for
+each that is kept, fill up while it warms up); a DHT of our own nodes in which one is replaced every few seconds (`network`), and
 nodes of Rust's `mainline` and of libtorrent that are replaced every few minutes; and the load
 (`load`). Every few seconds the relay's memory, descriptors, threads, tasks, files and packets are
 read, from outside (/proc) where that can be; every minute its configuration changes and it gets a
@@ -22,6 +22,7 @@ import argparse
 import datetime
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -40,7 +41,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import relay
 from bench.harness import progress
-from bench.library import Library
 from bench.soak.judge import (
     RULES,
     Points,
@@ -50,20 +50,19 @@ from bench.soak.judge import (
     judge_latency,
     judge_log,
 )
-from bench.soak.load import RATES
+from bench.soak.load import RATES, SIZES, gone_author
 from bench.soak.picture import Chart, draw
 from relay.clock import wall_clock_us
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket, SignedPacket
 from relay.store.database import DATABASE_FILE
-from relay.store.floors import FLOORS_PER_PACKET
 from relay.store.worker import PacketStore
 from tests.support import peers
 from tests.support.peers import ROOT, Peer
 from tests.support.relay import RelayProcess, fetch, free_port, wait_until
 
 RESULTS: Final = ROOT / "bench" / "results"
-CAPACITY: Final = 20_000
+CAPACITY: Final = 3_000
 NODES: Final = 20
 LIFE_S: Final = 240.0
 PEER_NODES: Final = 3
@@ -72,8 +71,11 @@ SAMPLE_S: Final = 5.0
 WINDOW_S: Final = 10.0
 """Of the load, for which its latencies are told together."""
 RELOAD_S: Final = 60.0
-WARMUP_SHARE: Final = 1 / 6
-LONG_S: Final = 720.0
+WARMUP_SHARE: Final = 1 / 4
+"""Until floors in memory and the pages that SQLite keeps are as many as they may be."""
+AT_ONCE: Final = 100
+"""Packets that the store is given before it is waited for."""
+LONG_S: Final = 840.0
 """From here on slopes, latencies and rates are judged: shorter runs say too little of them."""
 RATE_SHARE_MIN: Final = 0.8
 PATIENCE_S: Final = 180.0
@@ -172,29 +174,31 @@ def _answers(statuses: Counter[str], kind: str) -> int:
 
 
 def prefill(folder: Path, capacity: int) -> None:
-    """Write a database that is full: of packets, and of the floors of those that were evicted."""
+    """Write a database that is full of packets."""
     trio.run(_prefill, folder, capacity)
 
 
 async def _prefill(folder: Path, capacity: int) -> None:
-    count = (1 + FLOORS_PER_PACKET) * capacity + capacity // 20
-    packets = Library(count)
+    count, rng = 2 * capacity, random.Random(1)
     seen_us = wall_clock_us() - EXPIRED_US
     store = PacketStore(folder, capacity, lambda: seen_us)
+    memory = store._memory  # nobody else needs to know what floors wait for the disk
     store.open()
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
         while store.stats().loading:  # noqa: ASYNC110  # no event tells
             await trio.sleep(0.005)
-        at_once = max(capacity // 10, 100)
-        # The last to come are those of the load's kind "gone", so that the cache has them.
-        for start in reversed(range(0, count, at_once)):
-            for packet in packets[start : min(start + at_once, count)]:
-                signed = SignedPacket.from_relay_payload(
-                    PublicKey(packet.public_key), packet.payload, verify=False
-                )
-                store.put_soon(SeenPacket(signed, seen_us))
-            while store.stats().pending:  # noqa: ASYNC110
+        for number in reversed(range(count)):  # the last to come stay in the cache
+            packet = gone_author(number).packet(
+                "gone", timestamp_us=seen_us - number, ttl_s=3600, size=rng.choice(SIZES)
+            )
+            signed = SignedPacket.from_relay_payload(
+                PublicKey(packet.public_key), packet.payload, verify=False
+            )
+            store.put_soon(SeenPacket(signed, seen_us))
+            while number % AT_ONCE == 0 and (  # noqa: ASYNC110
+                store.stats().pending or memory.floors.unsaved or memory.crowded
+            ):
                 await trio.sleep(0.005)
         await store.close()
 

@@ -42,11 +42,11 @@ from typing import Final
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 import trio
 
-from bench.library import Library
 from relay import _kernels
-from tests.support.packets import Author, Packet, now_us, verifies
+from tests.support.packets import Author, now_us, verifies
 
 DETAILS_MAX: Final = 20
 """In a window."""
@@ -59,7 +59,6 @@ SURE_S: Final = 30.0
 """For so long a packet just published must be found, whatever else happens."""
 HOT_KEYS: Final = 1000
 PUBLISHED_MAX: Final = 50_000
-GONE_FIRST: Final = 0
 GONE_KEYS: Final = 20_000
 RATES: Final = {
     "hot": 200.0,
@@ -81,6 +80,10 @@ WORKERS: Final = {"hot": 8, "hot, fresh connection": 4, "hot, HTTP/2": 3, "new":
 """Connections of a kind; two for the rest."""
 CONDITIONAL: Final = 0.2
 """The share of hot GETs over kept connections that name what they have."""
+
+
+_GOAWAY: Final = b"\x07\0\0\0\0\0"
+"""Type, flags and stream of the frame: h2 may raise before it tells of one."""
 
 
 class BrokenError(Exception):
@@ -202,6 +205,8 @@ class Connection2:
         self._port = port
         self._stream: trio.SocketStream | None = None
         self._h2 = h2.connection.H2Connection()
+        self._leaving = False
+        """Whether a GOAWAY may have come."""
 
     async def ask(self, path: str) -> Answer:
         """Send a GET and wait for its answer; raises as `Connection.ask`."""
@@ -211,8 +216,14 @@ class Connection2:
             config = h2.config.H2Configuration(header_encoding="utf-8")
             self._h2 = h2.connection.H2Connection(config)
             self._h2.initiate_connection()
+            self._leaving = False
         try:
             return await self._exchange(path)
+        except h2.exceptions.ProtocolError as error:
+            await self.close()
+            if self._leaving:  # RFC 9113, section 6.8: streams go on after GOAWAY; not with h2
+                raise IdleClosedError from error
+            raise BrokenError(f"HTTP/2: {error}") from error
         except (trio.BrokenResourceError, IdleClosedError) as error:
             await self.close()
             if kept:
@@ -233,6 +244,7 @@ class Connection2:
                 if fields:
                     raise BrokenError(f"HTTP/2 ended within the answer to {path}")
                 raise IdleClosedError
+            self._leaving = self._leaving or _GOAWAY in data
             for event in self._h2.receive_data(data):
                 match event:
                     case h2.events.ResponseReceived():
@@ -268,6 +280,15 @@ class Connection2:
             self._stream = None
 
 
+SIZES: Final = range(150, 900)
+"""Of DNS messages, bytes."""
+
+
+def gone_author(number: int) -> Author:
+    """Return who published before this run; the cache begins with what the last of them did."""
+    return Author.numbered(number, "soak, gone")
+
+
 @dataclass
 class Published:
     """A key of this run and the newest packet that was acknowledged."""
@@ -299,7 +320,6 @@ class Load:
         self.published: deque[Published] = deque(maxlen=PUBLISHED_MAX)
         self.authors = 0
         self.turn = 0
-        self.gone = Library(GONE_KEYS)
         self.ready = False
 
     async def run(self) -> None:
@@ -347,6 +367,8 @@ class Load:
                 self._fail(kind, f"connection broken: {error}")
             except OSError as error:
                 self._fail(kind, f"no connection: {error}")
+            except Exception as error:  # one worker's trouble must not end all of them in silence
+                self._fail(kind, repr(error))
 
     async def _report(self) -> None:
         due = trio.current_time()
@@ -484,9 +506,9 @@ class Load:
             await self._detail("cold", key, answer)
 
     async def _gone(self, connection: Connection) -> None:
-        packet: Packet = self.gone[self.rng.randrange(GONE_KEYS)]
-        answer = await self._ask("gone", connection, "GET", packet.key)
-        if answer.status == 200 and answer.body == packet.payload:
+        author = gone_author(self.rng.randrange(GONE_KEYS))
+        answer = await self._ask("gone", connection, "GET", author.key)
+        if answer.status == 200 and verifies(author.public_key, answer.body):
             self._note("gone", 200)
         elif answer.status == 404:
             self._note("gone", 404, "no node has it, and what the cache has is too old")
@@ -528,7 +550,7 @@ class Load:
         return Author.numbered(self.authors, f"soak {self.seed}")
 
     async def _publish(self, kind: str, connection: Connection, key: Published) -> bool:
-        packet = key.author.packet(f"soak {key.acknowledged_us}", size=self.rng.randrange(150, 900))
+        packet = key.author.packet(f"soak {key.acknowledged_us}", size=self.rng.choice(SIZES))
         key.sending_us = packet.timestamp_us
         answer = await self._ask(kind, connection, "PUT", packet.key, packet.payload)
         if answer.status != 204:
@@ -674,7 +696,7 @@ async def _until_stdin_ends() -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
 
         async def watch() -> None:
-            await trio.to_thread.run_sync(sys.stdin.read)
+            await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(watch)

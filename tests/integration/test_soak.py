@@ -16,7 +16,7 @@ from bench.soak.judge import RULES
 def test_a_short_soak_finds_nothing_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    size = ["--capacity", "4000", "--nodes", "12", "--life", "60", "--no-peers"]
+    size = ["--capacity", "2000", "--nodes", "12", "--life", "60", "--no-peers"]
     code = main(["--minutes", "0.25", "--rate", "0.1", *size, "--folder", str(tmp_path)])
     told = capsys.readouterr().out
     (kept,) = tmp_path.glob("soak-*.json")
