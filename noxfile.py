@@ -13,6 +13,7 @@ the fuzzers or the bench: ``nox -s tests -- tests/unit -k dns``. By name only:
 - ``soak``: an hour of mixed load.
 - ``simulate``: ten thousand simulated histories, and worlds of a thousand nodes.
 - ``floods``: of connections, datagrams, new keys and look-ups, in a network namespace.
+- ``audit``, ``licences``, ``sbom`` and ``rebuild``: what it is made of, see tools/supply.py.
 - ``bench`` and ``dashboard``.
 """
 
@@ -39,9 +40,9 @@ nox.options.sessions = [
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-OPENAPI, FUZZ = "openapi", "fuzz"
+OPENAPI, FUZZ, SUPPLY = "openapi", "fuzz", "supply"
 """Groups that are not for everyday: the first would put a plugin into every run of pytest."""
-GROUPS = [name for name in PROJECT["dependency-groups"] if name not in {OPENAPI, FUZZ}]
+GROUPS = [name for name in PROJECT["dependency-groups"] if name not in {OPENAPI, FUZZ, SUPPLY}]
 REQUIREMENTS = [
     *PROJECT["build-system"]["requires"],
     *PROJECT["project"]["dependencies"],
@@ -83,6 +84,11 @@ class Environment:
             env={"PATH": path, "VIRTUAL_ENV": str(self._folder), **variables},
             external=True,
         )
+
+    @property
+    def python(self) -> str:
+        """The path of its Python."""
+        return str(self._folder / "bin" / "python")
 
     def run_script(self, path: str, *arguments: str) -> None:
         """Run a program of the project that is handed the environment's Python."""
@@ -370,3 +376,36 @@ def soak(session: nox.Session) -> None:
     environment = Environment(session)
     session.run("tools/build-peers", env={"PYTHON": sys.executable}, external=True)
     environment.run("python", "-m", "bench.soak", *session.posargs)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Ask whether any pinned version is known to have a hole; no answer is no pass."""
+    environment = Environment(session)
+    environment.run("python", "tools/supply.py", "audit", environment.program(SUPPLY, "pip-audit"))
+
+
+@nox.session
+def licences(session: nox.Session) -> None:
+    """Write docs/licences.md from what all environments have installed."""
+    environment = Environment(session)
+    pythons = [environment.program(group, "python") for group in (OPENAPI, SUPPLY, FUZZ)]
+    environment.run("python", "tools/supply.py", "licences", environment.python, *pythons)
+
+
+@nox.session
+def sbom(session: nox.Session) -> None:
+    """Write artifacts/pkarr-relay.cdx.json, the bill of materials; hold it to its schema."""
+    environment = Environment(session)
+    file = str(ROOT / "artifacts" / "pkarr-relay.cdx.json")
+    environment.run("python", "tools/supply.py", "sbom", environment.python, file)
+    validator = environment.program(SUPPLY, "python")
+    session.run(validator, "tools/supply.py", "validate", file, external=True)
+
+
+@nox.session
+def rebuild(session: nox.Session) -> None:
+    """Build sdist and wheel twice and compare; ``-- images`` does so with the image."""
+    commands = session.posargs or ["rebuild"]
+    for command in commands:
+        Environment(session).run("python", "tools/supply.py", command)

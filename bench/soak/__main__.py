@@ -6,11 +6,12 @@
 
 Three kinds of processes besides this one: a relay with the settings of a fresh start, but for a
 cache smaller than what is published, which begins full (the floors of evicted packets, four for
-each that is kept, fill up while it warms up); a DHT of our own nodes in which one is replaced every few seconds (`network`), and
-nodes of Rust's `mainline` and of libtorrent that are replaced every few minutes; and the load
-(`load`). Every few seconds the relay's memory, descriptors, threads, tasks, files and packets are
-read, from outside (/proc) where that can be; every minute its configuration changes and it gets a
-SIGHUP. At the end `judge` says whether anything grew. Exit code 1 if a verdict is against it.
+each that is kept, fill up while it warms up); a DHT of our own nodes in which one is replaced
+every few seconds (`network`), and nodes of Rust's `mainline` and of libtorrent that are replaced
+every few minutes; and the load (`load`). Every few seconds the relay's memory, descriptors,
+threads, tasks, files and packets are read, from outside (/proc) where that can be; every minute
+its configuration changes and it gets a SIGHUP. At the end `judge` says whether anything grew. Exit
+code 1 if a verdict is against it.
 
 With ``--realtime`` all but this process run under ``chrt -r 1``, so that other work on the same
 machine does not count as the relay's delay.

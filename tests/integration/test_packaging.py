@@ -15,6 +15,8 @@ import pytest
 from relay import __version__
 
 ROOT = Path(__file__).parents[2]
+EPOCH = 1_767_225_600
+"""Seconds since 1970: how old all that is built says it is."""
 EXTENSIONS = sorted(path.stem for path in (ROOT / "_speedups").glob("*.pyx"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.compiled]
@@ -30,7 +32,7 @@ def run(*command: object, cwd: Path) -> str:
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env=environ,
+        env={**environ, "SOURCE_DATE_EPOCH": str(EPOCH)},
         text=True,
         check=False,
         stdout=subprocess.PIPE,
@@ -93,6 +95,19 @@ def test_sdist_has_what_it_takes(sdist: Path) -> None:
     }
     assert expected - names == set()
     assert [name for name in names if name.endswith((".c", ".so", ".pyc"))] == []
+
+
+def test_nothing_built_tells_who_built_it_and_when(sdist: Path, wheel: Path) -> None:
+    """`nox -s rebuild` compares two builds byte for byte."""
+    with tarfile.open(sdist) as archive:
+        members = archive.getmembers()
+    assert {(member.mtime, member.uid, member.uname) for member in members} == {(EPOCH, 0, "root")}
+    assert {member.mode for member in members} == {0o644, 0o755}
+    assert [member.name for member in members] == sorted(
+        (member.name for member in members), key=lambda name: name.split("/")
+    )
+    assert int.from_bytes(sdist.read_bytes()[4:8], "little") == EPOCH
+    assert {info.date_time for info in zipfile.ZipFile(wheel).infolist()} == {(2026, 1, 1, 0, 0, 0)}
 
 
 def test_wheel_has_code_types_and_data(wheel: Path) -> None:

@@ -1,0 +1,163 @@
+"""What is pinned may be used, is listed with its licence, and is in the bill of materials."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.utils import canonicalize_name
+
+from tools import supply
+
+pytestmark = pytest.mark.compiled  # none of it depends on the kernels
+
+
+def test_every_pin_is_listed_with_a_licence_that_is_allowed() -> None:
+    rows = supply.licence_rows()
+    wanted = set(supply.pins()) | {"pip"}  # which sqlite-utils brings and nobody pins
+    assert set(rows) == wanted, "write docs/licences.md anew with `nox -s licences`"
+    for name, (use, words) in rows.items():
+        allowed = supply.RUNTIME_ALLOWED if use == "running" else supply.ALLOWED
+        assert supply.licence_parts(words) <= allowed, (name, words)
+
+
+def test_what_is_installed_says_what_is_listed() -> None:
+    rows, found = supply.licence_rows(), supply.installed()
+    listed = {name: rows[name][1] for name in found if name in rows}
+    assert {name: found[name] for name in listed} == listed
+    running = {name for name, (use, _) in rows.items() if use == "running"}
+    # typing_extensions and its like come with older Pythons only.
+    assert supply.runtime() <= running
+    assert {"trio", "hypercorn", "h2", "cffi", "pynacl"} <= supply.runtime()
+    assert not {"pytest", "mypy", "nox"} & running
+
+
+def test_every_pin_is_a_version_and_each_python_has_its_own() -> None:
+    assert supply.pins("3.11")["quart"] != supply.pins("3.13")["quart"]
+    for python in supply.PYTHONS:
+        assert len(supply.pins(python)) > 50
+
+
+@pytest.mark.parametrize(
+    ("metadata", "classifier", "told"),
+    [
+        ({"License-Expression": "MIT OR Apache-2.0"}, "", "MIT OR Apache-2.0"),
+        (
+            {"License": "Apache-2.0"},
+            "License :: OSI Approved :: Apache Software License",
+            "Apache-2.0",
+        ),
+        ({"License": "The MIT License (MIT)\nCopyright"}, "", "MIT"),
+        ({}, "License :: OSI Approved :: MIT License", "MIT"),
+        ({}, "License :: OSI Approved :: GNU Affero General Public License v3", None),
+        ({"License": "ask my lawyer"}, "", None),
+        ({}, "", None),
+    ],
+)
+def test_a_licence_that_is_not_known_is_not_allowed(
+    metadata: dict[str, str], classifier: str, told: str | None
+) -> None:
+    found = supply.licence(metadata, [classifier], "example")
+    if told is None:
+        assert not supply.licence_parts(found) <= supply.ALLOWED
+    else:
+        assert found == told
+
+
+# ---- The bill of materials ----
+
+
+def test_the_bill_names_everything_that_runs_and_every_source_compiled() -> None:
+    bill = supply.bill(sys.executable)
+    assert json.loads(json.dumps(bill)) == bill
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    libraries = {part["name"] for part in bill["components"] if part["type"] == "library"}
+    assert libraries == supply.runtime()
+    files = {part["name"] for part in bill["components"] if part["type"] == "file"}
+    assert files == {
+        path.relative_to(supply.ROOT).as_posix()
+        for pattern in ("*.h", "*.pyx", "*.pxd", "*.pxi")
+        for path in (supply.ROOT / "_speedups").glob(pattern)
+    }
+    own = bill["metadata"]["component"]["bom-ref"]
+    refs = {part["bom-ref"] for part in bill["components"]}
+    assert len(refs) == len(bill["components"])
+    tree = {entry["ref"]: set(entry["dependsOn"]) for entry in bill["dependencies"]}
+    assert set(tree) == refs | {own}
+    assert tree[own] == refs
+    trio = next(ref for ref in refs if ref.startswith("pkg:pypi/trio@"))
+    assert any(ref.startswith("pkg:pypi/outcome@") for ref in tree[trio])
+    again = supply.bill(sys.executable)
+    assert again == bill, "two bills of one thing differ"
+
+
+# ---- The audit ----
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "words"),
+    [
+        ('{"dependencies": [ALL]}', supply.WELL, "no known holes"),
+        ('{"dependencies": [ALL, {"name": "trio", "version": "1", "vulns": [HOLE]}]}', 1, "X-1"),
+        ('{"dependencies": []}', supply.UNKNOWN, "NOT AUDITED"),
+        ('{"dependencies": [{"name": "trio", "skip_reason": "no"}]}', supply.UNKNOWN, "trio"),
+        ("no route to host", supply.UNKNOWN, "NOT AUDITED"),
+    ],
+)
+def test_an_audit_without_an_answer_is_no_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], script: str, code: int, words: str
+) -> None:
+    """With a stand-in for pip-audit, which answers as the real one does."""
+    program = tmp_path / "pip-audit"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        "pins = [l.strip().split('==') for l in open(sys.argv[2])]\n"
+        "whole = ', '.join(json.dumps({'name': n, 'version': v, 'vulns': []}) for n, v in pins)\n"
+        """hole = json.dumps({'id': 'X-1', 'fix_versions': ['2']})\n"""
+        f"print({script!r}.replace('ALL', whole).replace('HOLE', hole))\n"
+    )
+    program.chmod(0o700)
+    assert supply.audit(str(program)) == code
+    assert words in capsys.readouterr().out
+
+
+# ---- Builds ----
+
+
+def a_tar(*members: tuple[str, bytes, int]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content, mtime in members:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(content), mtime
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def a_zip(name: str, content: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as packed:
+        packed.writestr(zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0)), content)
+    return out.getvalue()
+
+
+def test_a_difference_between_builds_is_named() -> None:
+    first = a_tar(("a", b"1", 5), ("b", b"2", 5))
+    assert list(supply.differences(first, first)) == []
+    (time,) = supply.differences(first, a_tar(("a", b"1", 5), ("b", b"2", 6)))
+    assert time == "b: time 5 and 6"
+    (content,) = supply.differences(first, a_tar(("a", b"1", 5), ("b", b"x", 5)))
+    assert content.startswith("b: content ")
+    assert "b: only in the first" in supply.differences(first, a_tar(("a", b"1", 5)))
+    order = supply.differences(first, a_tar(("b", b"2", 5), ("a", b"1", 5)))
+    assert list(order) == ["the order of the members"]
+    assert len(list(supply.differences(a_zip("a", b"1"), a_zip("a", b"2")))) == 1
+
+
+def test_names_are_canonical() -> None:
+    assert all(name == canonicalize_name(name) for name in supply.licence_rows())
