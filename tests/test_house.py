@@ -173,6 +173,17 @@ def test_every_dependency_is_explained() -> None:
     assert {name for name in names if f"| {name} |" not in page} == set()
 
 
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/reliability.md"])
+def test_every_test_that_is_named_exists(page: str) -> None:
+    """A promise that no test keeps is none."""
+    named = re.findall(r"`(tests/[\w./-]+\.py)(?:::(\w+))?`", (ROOT / page).read_text())
+    assert len(named) > 10 or page != "SECURITY.md"
+    for path, name in named:
+        assert (ROOT / path).is_file(), f"{page} names {path}"
+        definition = f"def {name}(" if name else ""
+        assert definition in (ROOT / path).read_text(), f"{page} names {name} in {path}"
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["version"] == __version__
