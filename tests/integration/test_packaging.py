@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import venv
 import zipfile
 from pathlib import Path
@@ -107,7 +108,11 @@ def test_nothing_built_tells_who_built_it_and_when(sdist: Path, wheel: Path) -> 
         (member.name for member in members), key=lambda name: name.split("/")
     )
     assert int.from_bytes(sdist.read_bytes()[4:8], "little") == EPOCH
-    assert {info.date_time for info in zipfile.ZipFile(wheel).infolist()} == {(2026, 1, 1, 0, 0, 0)}
+    packed = zipfile.ZipFile(wheel)
+    assert {info.date_time for info in packed.infolist()} == {(2026, 1, 1, 0, 0, 0)}
+    compiled = [packed.read(name) for name in packed.namelist() if name.endswith(".so")]
+    folder = os.fsencode(tempfile.gettempdir()) + b"/"  # pip compiles somewhere in it
+    assert [code for code in compiled if folder in code] == []
 
 
 def test_wheel_has_code_types_and_data(wheel: Path) -> None:
