@@ -92,8 +92,13 @@ def racing(lane: Sequence[Answer], alone: Sequence[Answer]) -> bool:
 
 
 async def compare(world: FrontWorld, requests: Sequence[bytes]) -> None:
-    """Send each request both ways, many at a time."""
+    """Send each request both ways, many at a time.
+
+    On a busy machine a deadline may strike first, and an answer is missing. Then both are asked
+    again: what is never answered is found all the same, and few may be late.
+    """
     limit = trio.CapacityLimiter(AT_ONCE)
+    late: list[bytes] = []
     world.service.stats = lambda: {"figures": "the same"}  # type: ignore[method-assign]
     await world.app.warm_up()
     async with (
@@ -106,13 +111,17 @@ async def compare(world: FrontWorld, requests: Sequence[bytes]) -> None:
                 for _ in range(ATTEMPTS):
                     alone = await exchange(alone_port, request)
                     lane = await exchange(lane_port, request)
-                    if not racing(lane, alone):
+                    if racing(lane, alone):
+                        continue
+                    if bool(lane) == bool(alone):
                         break
+                    late.append(request)
                 assert_same(lane, alone, request)
 
         async with trio.open_nursery() as nursery:
             for request in requests:
                 nursery.start_soon(one, request)
+    assert len(late) <= 3 + len(requests) // 50, late
 
 
 def recorded() -> list[bytes]:
