@@ -128,7 +128,7 @@ class Loader:
                         # The connection stays open until the writer has closed its own: the
                         # last one to close would fold the log into the damaged file.
                         self._writer.condemn(fault)
-                        self._reopened = self._reopened or trio.Event()
+                        self._await_file()
                 if self._reopened is not None:
                     await self._stand_back(self._reopened)
         finally:
@@ -153,10 +153,15 @@ class Loader:
         if not self._at_work:
             await self.close()
             return
-        self._reopened = self._reopened or trio.Event()
+        self._await_file()
         self._release_wanted, self._released = True, trio.Event()
         self.bell.ring()
         await self._released.wait()
+
+    def _await_file(self) -> None:
+        """Have reading wait for `_look_again`."""
+        if self._reopened is None:
+            self._reopened = trio.Event()
 
     async def close(self) -> None:
         """Close the connection."""
