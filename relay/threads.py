@@ -8,13 +8,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from types import ModuleType
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
 T = TypeVar("T")
+RETRY_S: Final = 0.5
 
 
 class NoThreadError(OSError):
@@ -45,8 +46,24 @@ async def in_thread(
 
 
 async def imported(name: str) -> ModuleType:
-    """Import a module that takes long, in a thread if one can be had; others go on meanwhile."""
-    try:
-        return await in_thread(import_module, name)
-    except NoThreadError:
-        return import_module(name)
+    """Import a module that takes long, in a thread if one can be had; others go on meanwhile.
+
+    Where no file can be opened just now it waits until one can.
+    """
+    while True:
+        try:
+            try:
+                return await in_thread(import_module, name)
+            except NoThreadError:
+                return import_module(name)
+        except (OSError, ImportError) as error:
+            if not _is_want_of_descriptors(error):
+                raise
+            invalidate_caches()  # a folder that could not be read may be remembered as empty
+        await trio.sleep(RETRY_S)
+
+
+def _is_want_of_descriptors(error: OSError | ImportError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return os.strerror(errno.EMFILE) in str(error)  # so says dlopen(3) of a compiled module

@@ -205,13 +205,13 @@ def test_without_descriptors_those_who_are_in_are_served(net: Peer, tmp_path: Pa
     with RelayProcess(tmp_path, bootstrap=net.bootstrap) as relay:
         relay.wait_bootstrapped()
         publisher = Publisher(relay)
-        with kept(relay) as ask:
+        with kept(relay) as ask, socket.socket() as client:
             hot = publisher.publish_on(ask, 0)
             soft, hard = resource.prlimit(relay.pid, resource.RLIMIT_NOFILE)
             highest = max(map(int, os.listdir(f"/proc/{relay.pid}/fd")))
             # The lane is at rest, so nothing closes meanwhile.
             resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (min(8, highest), hard))
-            client = socket.create_connection(("127.0.0.1", relay.port))
+            client.connect(("127.0.0.1", relay.port))
             client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
             wait_until(lambda: "cannot accept connections" in relay.log(), "the log")
             before_s = cpu_s(relay)
@@ -225,7 +225,6 @@ def test_without_descriptors_those_who_are_in_are_served(net: Peer, tmp_path: Pa
             client.settimeout(SOON_S)
             assert client.recv(12) == b"HTTP/1.1 200"
             told("those who waited are answered", time.monotonic() - began)
-            client.close()
         wait_until(lambda: part(relay, "cache") == "ok", "the store")
         publisher.all_there()
         assert "Traceback" not in relay.log()
