@@ -61,15 +61,13 @@ def test_signals_that_come_again_until_the_last_moment_change_nothing(
 ) -> None:
     with RelayProcess(tmp_path) as relay:
         process = relay._running
-        process.send_signal(number)
-        wait_until(lambda: "shutting down" in relay.log(), "the first to be heeded")
         sent = 0
-        while process.poll() is None:
+        while process.poll() is None:  # it takes milliseconds to end: some come while it does
             process.send_signal(number)
             sent += 1
             time.sleep(0.0002)
         assert relay._ended() == 0
-        assert sent
+        assert sent > 1
         assert relay.log().rstrip().endswith("shutdown")
 
 
