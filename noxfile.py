@@ -55,6 +55,12 @@ APART = [
 """They have sessions of their own."""
 FAULTS = ("relay_faults", "relay_surroundings", "store_faults", "relay_kill", "store_kill")
 """Tests of faults, in tests/integration; CI runs them all, some for a shorter time."""
+VERSION_SPECIFIC = (
+    *("asgi", "http_server", "http_page", "http_http2", "http_hostile", "transcripts"),
+    *("startup", "lifecycle", "reload", "metrics", "dht_driver", "client", "client_commands"),
+    *("store_faults", "upkeep"),
+)
+"""Tests in tests/integration of what the versions of Python and quart have a part in."""
 SECOND_GOES_MAX = 3
 NO_SECOND_GO = ("parity", "property", "simulation", "fuzz", "kill", "crash")
 """Tests by chance, or of what may be lost: what they find once is found."""
@@ -243,9 +249,8 @@ def tests_py313(session: nox.Session) -> None:
         session.warn("NOT TESTED: Python 3.13 with quart 0.23 and quart-trio 0.13; there is no")
         session.warn("NOT TESTED: python3.13 on PATH or in pyenv.")
         session.skip("no Python 3.13")
-    Environment(session, python).pytest(
-        "tests/unit", "tests/parity", "tests/integration", "-m", "not slow"
-    )
+    http = [f"tests/integration/test_{name}.py" for name in VERSION_SPECIFIC]
+    Environment(session, python).pytest("tests/unit", "tests/parity", *http, "-m", "not slow")
 
 
 @nox.session
