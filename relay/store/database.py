@@ -12,10 +12,12 @@ import sqlite3
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 from urllib.parse import quote
 
-from relay.store.faults import lasting
+from relay.store.faults import as_faults, lasting
+from relay.store.in_use import beside
+from relay.store.new_file import sync_folder
 
 DATABASE_FILE: Final = "pkarr-relay.sqlite3"
 APPLICATION_ID: Final = 0x706B6172
@@ -37,6 +39,29 @@ class OpenDatabase:
 
     connection: sqlite3.Connection
     created: bool
+
+
+class Connected:
+    """Has a connection to a database file, and closes it when it is done."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection.
+
+        The last to close also folds the log into the file; one opened for reading changes nothing
+        on the disk.
+        """
+        with as_faults(self._path):
+            self._connection.close()
 
 
 def open_for_writing(path: Path) -> OpenDatabase:
@@ -171,7 +196,7 @@ def _frozen(path: Path) -> sqlite3.Connection:
 
 
 def _create(path: Path) -> None:
-    draft = _beside(path, "-new")
+    draft = beside(path, "-new")
     draft.unlink(missing_ok=True)  # of a process that died here; the folder's lock is ours
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     try:
@@ -189,15 +214,7 @@ def _create(path: Path) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 @cache
@@ -247,10 +264,6 @@ def _described(path: Path) -> str:
 
 def _has_log(path: Path) -> bool:
     try:
-        return _beside(path, "-wal").stat().st_size > 0
+        return beside(path, "-wal").stat().st_size > 0
     except FileNotFoundError:
         return False
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)

@@ -20,6 +20,11 @@ Number = tuple[int, int] | None
 """Device and inode; None: there is no such file."""
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """Return the path of what SQLite keeps under the database's name and a suffix."""
+    return path.with_name(path.name + suffix)
+
+
 def number_of(path: Path) -> Number:
     """Return what tells a file from all others.
 
@@ -38,7 +43,7 @@ def state_of(path: Path) -> object:
     found: list[object] = []
     for suffix in SUFFIXES[:2]:
         try:
-            status = _beside(path, suffix).stat()
+            status = beside(path, suffix).stat()
             found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
         except OSError as error:
             found.append(error.errno)
@@ -50,7 +55,7 @@ class FilesInUse:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._numbers = {suffix: number_of(_beside(path, suffix)) for suffix in SUFFIXES}
+        self._numbers = {suffix: number_of(beside(path, suffix)) for suffix in SUFFIXES}
 
     @property
     def replaced(self) -> bool:
@@ -67,7 +72,7 @@ class FilesInUse:
         for suffix, number in self._numbers.items():
             if number is None:
                 continue
-            path = _beside(self._path, suffix)
+            path = beside(self._path, suffix)
             now = number_of(path)
             if now != number:
                 what = "removed" if now is None else "replaced"
@@ -99,7 +104,7 @@ class FilesInUse:
         if number_of(self._path) == self._numbers[""]:
             return
         for suffix in SUFFIXES[1:]:
-            path = _beside(self._path, suffix)
+            path = beside(self._path, suffix)
             number = self._numbers[suffix]
             if number is not None and number_of(path) == number:
                 with suppress(FileNotFoundError):
@@ -115,7 +120,3 @@ def check_writable(folder: Path) -> None:
     """
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         raise DatabaseFaultError(f"{folder} may not be written: it is read-only", heals=True)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)

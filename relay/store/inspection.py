@@ -15,12 +15,12 @@ from binascii import unhexlify
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 from zlib import crc32
 
 from relay.errors import StoreError
 from relay.store import records
-from relay.store.database import open_for_reading
+from relay.store.database import Connected, open_for_reading
 from relay.store.faults import as_faults, lasting
 from relay.store.new_file import new_file, told
 
@@ -74,7 +74,7 @@ class Rows:
     """Hex in ASCII, a space between two rows. A row that cannot even be read is missing."""
 
 
-class Inspector:
+class Inspector(Connected):
     """A reading connection to a database file. Use from one thread at a time; `close` it.
 
     Args:
@@ -83,20 +83,9 @@ class Inspector:
     """
 
     def __init__(self, path: Path, *, alone: bool = False) -> None:
-        self._path = path
         with as_faults(path):
-            self._connection, _ = open_for_reading(path, alone=alone)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection. It changes nothing on the disk."""
-        with as_faults(self._path):
-            self._connection.close()
+            connection, _ = open_for_reading(path, alone=alone)
+        super().__init__(path, connection)
 
     def interrupt(self) -> None:
         """End the statement under way, with sqlite3.OperationalError; from any thread."""

@@ -48,7 +48,7 @@ def new_file(target: Path, *, replace: bool) -> Iterator[Draft]:
         yield draft
         os.fsync(draft.descriptor)
         _give_name(draft.path, target, replace=replace)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     finally:
         draft.path.unlink(missing_ok=True)
         os.close(draft.descriptor)
@@ -59,6 +59,15 @@ def told(target: Path, error: OSError) -> str:
     if isinstance(error, FileExistsError):
         return f"{target} is there already; --force replaces it"
     return f"{target} cannot be written: {error.strerror}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring to the disk which names are in `folder`: a file's own fsync does not."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make(folder: Path) -> Draft:
@@ -96,11 +105,3 @@ def _give_name(draft: Path, target: Path, *, replace: bool) -> None:
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
         draft.rename(target)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

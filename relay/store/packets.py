@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 from zlib import crc32
 
 from relay.store import records
-from relay.store.database import open_for_writing
+from relay.store.database import Connected, open_for_writing
 from relay.store.faults import as_faults
 from relay.store.floors import FLOOR_LIFE_US, Floor
 from relay.store.in_use import FilesInUse, check_writable
@@ -50,7 +50,7 @@ class Changes:
     """Whether the file may hold newer packets than these; then they stay and are returned."""
 
 
-class PacketCache:
+class PacketCache(Connected):
     """The one writer of a database file. Use from one thread at a time; `close` it.
 
     Args:
@@ -59,27 +59,15 @@ class PacketCache:
     """
 
     def __init__(self, path: Path, *, floors_max: int) -> None:
-        self._path = path
         self._floors_max = floors_max
         with as_faults(path):
             opened = open_for_writing(path)
             self._files = FilesInUse(path)
             self._file_bytes = path.stat().st_size
-        self._connection = opened.connection
+        super().__init__(path, opened.connection)
         self.created: Final = opened.created
         """Whether there was no file before."""
         self._floor_count: int | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file. The last to close also folds the log into it, unless opened to read."""
-        with as_faults(self._path):
-            self._connection.close()
 
     @property
     def replaced(self) -> bool:

@@ -10,11 +10,11 @@ Calls block; `relay.store.worker` makes them in a thread. All raise `DatabaseFau
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 from zlib import crc32
 
 from relay.store import records
-from relay.store.database import open_for_reading
+from relay.store.database import Connected, open_for_reading
 from relay.store.faults import as_faults, lasting
 from relay.store.floors import Floor
 from relay.store.packets import Node
@@ -48,26 +48,15 @@ class Found:
     floors: dict[bytes, Floor] = field(default_factory=dict)
 
 
-class PacketReader:
+class PacketReader(Connected):
     """A reading connection to a database file. Use from one thread at a time; `close` it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         with as_faults(path):
-            self._connection, self.frozen = open_for_reading(path)
+            connection, self.frozen = open_for_reading(path)
+        super().__init__(path, connection)
         self.bad_rows = 0
         """Spoiled rows met so far."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection. It changes nothing on the disk."""
-        with as_faults(self._path):
-            self._connection.close()
 
     def has_floors(self) -> bool:
         """Tell whether there are any freshness floors."""

@@ -12,26 +12,11 @@ import pytest
 from relay.config import load_config
 from tests.containers.test_compose import URL, ping, put, wait_joined
 from tests.support.containers import CALL_S, Compose, docker, run, stats, wait_serving
+from tests.support.given import FIRST_CONFIG
 from tests.support.packets import Author
 from tests.support.peers import ROOT
 from tests.support.relay import fetch, free_port, wait_until
 
-GIVEN_CONFIG = """
-[http]
-port = 8080
-[mainline]
-port = 6881
-[cache]
-path = "/cache"
-size = 100_000
-minimum_ttl = 300
-maximum_ttl = 86400
-[rate_limiter]
-behind_proxy = false
-burst_size = 10
-per_second = 2
-"""
-"""The first deployment's, of relay 0.11."""
 CADDY_IMAGE = "pkarr-relay-test-caddy"
 CADDY = """
 FROM python:3.11-slim-bookworm
@@ -69,7 +54,7 @@ def test_as_a_git_submodule_with_the_given_configuration(clone: Path, tmp_path: 
     run(*git, "add", "-A", cwd=source)
     run(*git, "commit", "-q", "-m", "a", cwd=source)
     run(*git, "submodule", "--quiet", "add", str(source), "pkarr", cwd=project)
-    (project / "config.toml").write_text(GIVEN_CONFIG)
+    (project / "config.toml").write_text(FIRST_CONFIG)
     example = (project / "pkarr" / "examples" / "submodule" / "docker-compose.yml").read_text()
     own = example.replace('      - "6881:6881/udp"\n', "").replace("6881:6881/tcp", "6881:6881")
     assert own != example

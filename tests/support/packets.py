@@ -18,6 +18,18 @@ ALPHABET: Final = "ybndrfg8ejkmcpqxot1uwisza345h769"
 KEY_LETTERS: Final = 52
 TXT: Final = 16
 CLASS_IN: Final = 1
+SERVICE_PARAMETERS: Final = {
+    0: b"\0\1\0\3",
+    1: b"\x02h2\x05a,b c",
+    2: b"",
+    3: b"\x01\xbb",
+    4: bytes([192, 0, 2, 1, 192, 0, 2, 2]),
+    5: b"\x00\x02\xab\xcd",
+    6: bytes(15) + b"\1",
+    7: b"/q{?dns}",
+    65280: b"",
+}
+"""Of an HTTPS record (RFC 9460): each that has a notation of its own, and 65280, which has none."""
 
 
 def zbase32(octets: bytes) -> str:

@@ -23,28 +23,13 @@ from relay.config import (
     testnet_config as settings_of_testnet,
 )
 from relay.errors import ConfigError
+from tests.support.given import FIRST_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 REPOSITORY = Path(__file__).parents[2]
 TRANSCRIPTS = REPOSITORY.parent / "shared" / "transcripts"
-
-SEED = """\
-[http]
-port = 8080
-[mainline]
-port = 6881
-[cache]
-path = "/cache"
-size = 100_000
-minimum_ttl = 300
-maximum_ttl = 86400
-[rate_limiter]
-behind_proxy = false
-burst_size = 10
-per_second = 2
-"""
 
 LIMITER = """\
 [rate_limiter]
@@ -81,7 +66,7 @@ def refusal(load: Callable[..., Config], tmp_path: Path) -> Callable[..., str]:
 
 
 def test_seed_file_starts_as_it_stands(load: Callable[..., Config], tmp_path: Path) -> None:
-    config = load(SEED)
+    config = load(FIRST_CONFIG)
     assert config == Config(
         http=HttpConfig(port=8080),
         mainline=MainlineConfig(port=6881),
@@ -353,7 +338,7 @@ class TestEnvironment:
 
     def test_overrides_the_file(self, load: Callable[..., Config]) -> None:
         config = load(
-            SEED,
+            FIRST_CONFIG,
             HTTP__PORT="9090",
             HTTP__BIND='["127.0.0.1"]',
             MAINLINE__BOOTSTRAP="[]",
@@ -418,7 +403,7 @@ class TestEnvironment:
         )
 
     def test_errors_name_the_variable(self, refusal: Callable[..., str]) -> None:
-        assert refusal(SEED, HTTP__PORT="x") == (
+        assert refusal(FIRST_CONFIG, HTTP__PORT="x") == (
             'environment variable PKARR_RELAY__HTTP__PORT: http.port = "x" is refused;'
             " allowed: an integer from 0 to 65535"
         )
@@ -426,7 +411,7 @@ class TestEnvironment:
         assert 'http.port = "" is refused' in refusal("", HTTP__PORT="")
         assert "is refused" in refusal("", HTTP__PORT="[" * 100_000)
         assert "unknown key rate_limiter.x" in refusal(LIMITER, RATE_LIMITER__X="1")
-        assert "two dialects" in refusal(SEED, RATE_LIMITER__QUOTA="1r/s")
+        assert "two dialects" in refusal(FIRST_CONFIG, RATE_LIMITER__QUOTA="1r/s")
 
     def test_names_that_mean_nothing_are_warnings(self, load: Callable[..., Config]) -> None:
         config = load("", HTTP="1", HTTP__A__B="1", HTTP__HOST="1", X__Y="1")

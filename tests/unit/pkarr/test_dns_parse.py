@@ -9,6 +9,7 @@ from relay.pkarr import dns_build as build
 from relay.pkarr.dns_parse import parse_line, parse_record
 from relay.pkarr.dns_text import records
 from relay.pkarr.keys import PublicKey
+from tests.support.packets import SERVICE_PARAMETERS
 
 KEY = PublicKey(bytes(32))
 VECTORS = Path(__file__).parents[4] / "shared" / "vectors"
@@ -37,22 +38,7 @@ def wire(record):
         (build.txt("x"), "TXT", ""),
         (build.https("x", 0, "alias.example"), "HTTPS", "0 alias.example."),
         (
-            build.https(
-                "x",
-                1,
-                ".",
-                {
-                    0: b"\0\1\0\3",
-                    1: b"\x02h2\x05a,b c",
-                    2: b"",
-                    3: b"\x01\xbb",
-                    4: bytes([192, 0, 2, 1, 192, 0, 2, 2]),
-                    5: b"\x00\x02\xab\xcd",
-                    6: bytes(15) + b"\1",
-                    7: b"/q{?dns}",
-                    65280: b"",
-                },
-            ),
+            build.https("x", 1, ".", SERVICE_PARAMETERS),
             "HTTPS",
             '1 . port=443 mandatory=port,alpn alpn="h2,a\\,b c" no-default-alpn '
             'ipv4hint=192.0.2.1,192.0.2.2 ech=AAKrzQ== ipv6hint=::1 dohpath="/q{?dns}" key65280',

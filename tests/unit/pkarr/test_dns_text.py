@@ -9,6 +9,7 @@ from relay.errors import PacketError
 from relay.pkarr import dns_build as build
 from relay.pkarr.dns_text import Record, records, type_name
 from relay.pkarr.keys import PublicKey
+from tests.support.packets import SERVICE_PARAMETERS
 
 VECTORS = Path(__file__).parents[4] / "shared" / "vectors"
 DNS = [c for c in json.loads((VECTORS / "dns.json").read_text())["cases"] if c["ok"]]
@@ -49,22 +50,7 @@ def test_every_accepted_message_can_be_shown(case):
         (build.caa("x", "issue", "ca.example"), '0 issue "ca.example"'),
         (build.https("x", 0, "alias.example"), "0 alias.example"),
         (
-            build.https(
-                "x",
-                1,
-                ".",
-                {
-                    0: b"\0\1\0\3",
-                    1: b"\x02h2\x05a,b c",
-                    2: b"",
-                    3: b"\x01\xbb",
-                    4: bytes([192, 0, 2, 1, 192, 0, 2, 2]),
-                    5: b"\x00\x02\xab\xcd",
-                    6: bytes(15) + b"\1",
-                    7: b"/q{?dns}",
-                    65280: b"",
-                },
-            ),
+            build.https("x", 1, ".", SERVICE_PARAMETERS),
             "1 . mandatory=alpn,port alpn=h2,a\\,b\\ c no-default-alpn port=443 "
             'ipv4hint=192.0.2.1,192.0.2.2 ech=AAKrzQ== ipv6hint=::1 dohpath="/q{?dns}" key65280',
         ),
