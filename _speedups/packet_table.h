@@ -102,8 +102,12 @@ static inline void pt_forget_expected(pt_table *table);
 static inline void pt_resize(pt_table *table, uint64_t capacity);
 /* Some steps on the way to as many buckets as the capacity asks for; true: there is more to do. */
 static inline bool pt_spread(pt_table *table);
+/* Passes over used packets that would be the next to go, a few at most; true: the next to go may
+ * be a used one, call again. False: it is not, or there is none. */
+static inline bool pt_spare(pt_table *table);
 /* Eviction in two steps, so that the caller can keep a copy: the packet that is to go, for which
- * places on the way are given up, or NULL; and its removal. */
+ * places on the way are given up, or NULL; and its removal. Spares as many as `pt_spare`, and then
+ * whoever is next goes, used or not. */
 static inline const pt_block *pt_choose(pt_table *table, uint32_t *handle);
 static inline void pt_evict(pt_table *table, uint32_t handle);
 /* Removes the packet of a key, if there is one. */
@@ -130,7 +134,7 @@ static inline uint32_t pt_buckets_for(uint64_t capacity)
 }
 
 #define PT_NEW_PART 32 /* of the capacity */
-#define PT_SPARED_MAX 16 /* by one eviction, which is to take no longer than that */
+#define PT_SPARED_MAX 16 /* in one call, which is to take no longer than that */
 
 /* Large enough to find out which new packets are wanted, and less than what a flood may cost. */
 static inline uint32_t pt_new_share(uint64_t capacity)
@@ -327,23 +331,37 @@ static inline bool pt_are_new_to_go(const pt_table *table)
                        || kept + table->new_share <= table->capacity);
 }
 
-static inline const pt_block *pt_choose(pt_table *table, uint32_t *handle)
+/* The packet that is the next to go, NULL if there is none. Places on the way are given up. */
+static inline pt_block *pt_next_to_go(pt_table *table, uint32_t *handle)
 {
-    for (int spared = 0;;) {
+    for (;;) {
         *handle = table->queues[pt_are_new_to_go(table)].oldest;
         if (*handle == 0)
             return NULL;
         pt_block *block = pt_at(table, *handle);
-        if (block->record_bytes == 0) {
-            pt_remove(table, *handle);
-        } else if (block->uses == 0 || spared == PT_SPARED_MAX) {
+        if (block->record_bytes != 0)
             return block;
-        } else {
-            block->uses--;
-            pt_keep(table, *handle);
-            spared++;
-        }
+        pt_remove(table, *handle);
     }
+}
+
+static inline bool pt_spare(pt_table *table)
+{
+    uint32_t handle;
+    for (int spared = 0; spared < PT_SPARED_MAX; spared++) {
+        pt_block *block = pt_next_to_go(table, &handle);
+        if (block == NULL || block->uses == 0)
+            return false;
+        block->uses--;
+        pt_keep(table, handle);
+    }
+    return true;
+}
+
+static inline const pt_block *pt_choose(pt_table *table, uint32_t *handle)
+{
+    pt_spare(table);
+    return pt_next_to_go(table, handle);
 }
 
 static inline void pt_drop(pt_table *table, const uint8_t *key)

@@ -68,6 +68,7 @@ cdef extern from "packet_table.h" nogil:
     bint pt_spread(pt_table *table)
     void *pt_full_chunk(const pt_table *table, uint32_t number)
     void pt_collapse(void *chunk)
+    bint pt_spare(pt_table *table)
     const pt_block *pt_choose(pt_table *table, uint32_t *handle)
     void pt_evict(pt_table *table, uint32_t handle)
     void pt_drop(pt_table *table, const uint8_t *key)

@@ -62,6 +62,7 @@ from _speedups.table cimport (
     pt_put,
     pt_resize,
     pt_share,
+    pt_spare,
     pt_spread,
     pt_table,
     pt_unlock,
@@ -257,6 +258,14 @@ cdef class PacketTable:
             with nogil:
                 pt_collapse(chunk)
             number += 1
+
+    def spare(self):
+        """Pass over a few used packets that would be next to go; False: the next was not used."""
+        cdef bint more
+        pt_lock(self._table)
+        more = pt_spare(self._table)
+        pt_unlock(self._table)
+        return more
 
     def evict(self):
         """Remove and return the least wanted packet; None when there is none."""

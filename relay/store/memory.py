@@ -152,12 +152,16 @@ class Memory:
             self.backlog.add(key, record)
 
     def evict(self, count: int) -> None:
-        """Evict packets until the table is at its capacity, at most `count`."""
-        for _ in range(min(count, len(self.table) - self.table.capacity)):
-            evicted = self.table.evict()
-            if evicted is not None:
-                self.backlog.drop(evicted[0])
-                self._note_eviction(*evicted)
+        """Evict packets until the table is at its capacity, in at most `count` steps.
+
+        A step takes one packet out, or passes over a few that are in use. Call again while the
+        memory is `crowded`.
+        """
+        for _ in range(count):
+            if not self.crowded:
+                break
+            if not self.table.spare():
+                self._evict_next()
         self._on_change()
 
     def purge(self, key: bytes) -> bytes | None:
@@ -180,8 +184,14 @@ class Memory:
         if self.durable:
             self.backlog.add(key, record)
         if len(self.table) > self.table.capacity + SLACK_PACKETS:
-            self.evict(1)
+            self._evict_next()  # at once, even if it is in use
         self._on_change()
+
+    def _evict_next(self) -> None:
+        evicted = self.table.evict()
+        if evicted is not None:
+            self.backlog.drop(evicted[0])
+            self._note_eviction(*evicted)
 
     def _replace(self, key: bytes, record: bytes) -> None:
         self.table.put(key, record)

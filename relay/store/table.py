@@ -7,6 +7,9 @@ oldest goes if it has not been used since it was last looked at; else it becomes
 So a use is a count in the packet alone, and a flood of new keys drives out new keys only. While
 there is room nothing goes: what is old among the new ones is kept.
 
+Packets in use may stand one behind the other by the thousand, and no call is to take long: the
+owner has them passed over a few at a time (`spare`) and evicts then.
+
 At the start the order is known before the packets are: `expect` lays out the keys among the kept
 ones, `load` fills them in place as the disk delivers.
 
@@ -32,7 +35,7 @@ _NEW_PART: Final = 32
 what a flood may cost."""
 _USES_MAX: Final = 3
 _SPARED_MAX: Final = 16
-"""Packets that one eviction spares at most, so that it takes no longer than that."""
+"""Packets that one call spares at most, so that it takes no longer than that."""
 _GHOSTS_MAX: Final = 2**24
 _RECORD_BYTES_MIN: Final = 8 + PAYLOAD_BYTES_MIN
 _RECORD_BYTES_MAX: Final = 8 + PAYLOAD_BYTES_MAX
@@ -222,27 +225,44 @@ class PurePacketTable:
         To be called after loading, from any thread: the compiled one asks for huge pages.
         """
 
+    def spare(self) -> bool:
+        """Pass over used packets that would be the next to go, a few at most.
+
+        Returns:
+            True if the next one may be used as well: call again before `evict`. It ends, as
+            each packet passed over has one use less. False: it was not used, or there is none.
+        """
+        for _ in range(_SPARED_MAX):
+            key = self._next_to_go()
+            if key is None or not self._uses.get(key):
+                return False
+            self._uses[key] -= 1
+            self._keep(key)
+        return True
+
     def evict(self) -> tuple[bytes, bytes] | None:
         """Remove and return the least wanted packet; None when there is none.
 
+        Who cannot wait for `spare` has a few passed over, and then the next goes, used or not.
         Places of expected packets on the way are given up.
         """
-        spared = 0
+        self.spare()
+        key = self._next_to_go()
+        if key is None:
+            return None
+        is_new = key in self._new
+        record = self.remove(key)
+        if is_new:
+            self._leave_ghost(key)
+        return None if record is None else (key, record)
+
+    def _next_to_go(self) -> bytes | None:
         while self._places:
-            is_new = self._are_new_to_go
-            key, record = next(iter((self._new if is_new else self._kept).items()))
-            if record == _EXPECTED:
-                del self._kept[key]
-                self._expected -= 1
-            elif self._uses.get(key) and spared < _SPARED_MAX:
-                self._uses[key] -= 1
-                self._keep(key)
-                spared += 1
-            else:
-                self.remove(key)
-                if is_new:
-                    self._leave_ghost(key)
-                return key, record
+            key, record = next(iter((self._new if self._are_new_to_go else self._kept).items()))
+            if record != _EXPECTED:
+                return key
+            del self._kept[key]
+            self._expected -= 1
         return None
 
     def remove(self, key: bytes) -> bytes | None:

@@ -53,6 +53,8 @@ def step(
         return table.load(key, record)
     if choice < 0.90:
         return table.remove(key)
+    if choice < 0.92:
+        return table.spare()
     if choice < 0.999:
         return table.evict()
     return table.forget_expected()

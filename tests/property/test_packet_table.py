@@ -142,25 +142,42 @@ class TableMachine(RuleBasedStateMachine):
         self.table.forget_expected()
         self.kept = [entry for entry in self.kept if entry.record is not None]
 
-    def victim(self) -> tuple[bytes, bytes] | None:
-        """Evict from the model."""
-        spared = 0
-        while self.new or self.kept:
+    def queue_to_go(self) -> list[Entry]:
+        """Where the next to go stands first; places before it are given up."""
+        while True:
             kept_share = max(self.table.capacity - self.new_share, 0)
             is_new = len(self.new) > self.new_share or len(self.kept) <= kept_share
-            is_new = is_new and bool(self.new)
-            entry = (self.new if is_new else self.kept).pop(0)
-            if entry.record is None:
-                continue
-            if entry.uses and spared < 16:
-                spared += 1
-                entry.uses -= 1
-                self.kept.append(entry)
-                continue
-            if is_new:
-                self.remember(entry.key)
-            return entry.key, entry.record
-        return None
+            queue = self.new if is_new and self.new else self.kept
+            if not queue or queue[0].record is not None:
+                return queue
+            del queue[0]
+
+    def spared(self) -> bool:
+        """Spare some in the model."""
+        for _ in range(16):
+            queue = self.queue_to_go()
+            if not queue or not queue[0].uses:
+                return False
+            entry = queue.pop(0)
+            entry.uses -= 1
+            self.kept.append(entry)
+        return True
+
+    def victim(self) -> tuple[bytes, bytes] | None:
+        """Evict from the model."""
+        self.spared()
+        queue = self.queue_to_go()
+        if not queue:
+            return None
+        entry = queue.pop(0)
+        if queue is self.new:
+            self.remember(entry.key)
+        assert entry.record is not None
+        return entry.key, entry.record
+
+    @rule()
+    def spare(self) -> None:
+        assert self.table.spare() == self.spared()
 
     @rule()
     def evict(self) -> None:

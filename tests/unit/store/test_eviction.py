@@ -110,5 +110,25 @@ def test_no_eviction_spares_more_than_a_few(kind: type[PacketTable]) -> None:
     for number in range(1000):
         table.get(name(number))
     before = table.changes
+    assert table.spare()
+    assert table.changes - before <= 2 * 16
+    assert len(table) == 1000
+    before = table.changes
     assert table.evict() is not None
     assert table.changes - before <= 2 * 16 + 1
+
+
+@TABLES
+def test_a_row_of_used_packets_is_passed_over_however_long_it_is(kind: type[PacketTable]) -> None:
+    """And in the end the one in it that nobody used is next to go."""
+    table = kind(1000)
+    for number in range(1000):
+        put(table, number)
+    for number in range(1000):
+        for _ in range(3 * (number != 500)):
+            table.get(name(number))
+    calls = 0
+    while table.spare():
+        calls += 1
+    assert calls == 501 // 16, "the oldest new one, and 500 of those that are kept"
+    assert table.evict() == (name(500), RECORD)

@@ -101,6 +101,36 @@ def test_eviction_takes_the_least_recently_used_and_no_more_than_asked(packet):
     assert world.memory.backlog.waiting == 3
 
 
+def test_no_packet_goes_that_is_asked_for_all_the_while_however_many_such_there_are(packet):
+    """Published one after the other they stand in a row; new ones come and are kept."""
+    world = World(300)
+    hot = [packet(number).packet.public_key for number in range(200)]
+    for number in range(300):
+        world.memory.merge(packet(number))
+    for number in range(1000, 1400):
+        for hot_key in hot:
+            assert world.memory.get(hot_key) is not None, f"at the packet {number}"
+        world.memory.merge(packet(number))
+        world.memory.get(packet(number).packet.public_key)
+        while world.memory.crowded:
+            world.memory.evict(64)
+    assert world.memory.evictions == 400
+    assert len(world.memory.table) == 300
+
+
+def test_a_step_of_eviction_is_short_also_where_all_are_in_use(packet):
+    world = World(100)
+    packets = [packet(number) for number in range(101)]
+    for seen in packets:
+        world.memory.merge(seen)
+    for seen in packets * 3:
+        world.memory.get(seen.packet.public_key)
+    world.memory.evict(18)
+    assert world.memory.crowded, "18 times 16 are less than 303 uses"
+    world.memory.evict(2)
+    assert world.memory.evictions == 1
+
+
 def test_without_an_evicting_task_the_table_stays_bounded(packet):
     world = World(3)
     for number in range(3 + SLACK_PACKETS + 50):
