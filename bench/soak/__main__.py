@@ -1,17 +1,18 @@
 """``python -m bench.soak``: an hour of mixed load on one relay, in a network that changes.
 
     nox -s soak                          60 minutes
-    nox -s soak -- --minutes 5           shorter; slopes are judged from 14 minutes on
+    nox -s soak -- --minutes 5           shorter; slopes are judged from 16 minutes on
     nox -s soak -- --render results/….json    print and draw a kept run again
 
 Three kinds of processes besides this one: a relay with the settings of a fresh start, but for a
-cache smaller than what is published, which begins full (the floors of evicted packets, four for
-each that is kept, fill up while it warms up); a DHT of our own nodes in which one is replaced
-every few seconds (`network`), and nodes of Rust's `mainline` and of libtorrent that are replaced
-every few minutes; and the load (`load`). Every few seconds the relay's memory, descriptors,
-threads, tasks, files and packets are read, from outside (/proc) where that can be; every minute
-its configuration changes and it gets a SIGHUP. At the end `judge` says whether anything grew. Exit
-code 1 if a verdict is against it.
+cache smaller than what is published, which begins full; a DHT of our own nodes in which one is
+replaced every few seconds (`network`), and nodes of Rust's `mainline` and of libtorrent that are
+replaced every few minutes; and the load (`load`), which comes twice as often at first: floors in
+memory, keys known to be absent and the pages that SQLite keeps are to be as many as they may be
+before memory is judged. Every few seconds the relay's memory, descriptors, threads, tasks, files
+and packets are read, from outside (/proc) where that can be; every minute its configuration changes
+and it gets a SIGHUP. At the end `judge` says whether anything grew. Exit code 1 if a verdict is
+against it.
 
 With ``--realtime`` all but this process run under ``chrt -r 1``, so that other work on the same
 machine does not count as the relay's delay.
@@ -51,7 +52,7 @@ from bench.soak.judge import (
     judge_latency,
     judge_log,
 )
-from bench.soak.load import RATES, SIZES, gone_author
+from bench.soak.load import FILL_RATE, RATES, SIZES, gone_author
 from bench.soak.picture import Chart, draw
 from relay.clock import wall_clock_us
 from relay.pkarr.keys import PublicKey
@@ -72,11 +73,13 @@ SAMPLE_S: Final = 5.0
 WINDOW_S: Final = 10.0
 """Of the load, for which its latencies are told together."""
 RELOAD_S: Final = 60.0
-WARMUP_SHARE: Final = 1 / 4
+WARMUP_SHARE: Final = 1 / 3
 """Until floors in memory and the pages that SQLite keeps are as many as they may be."""
+FILL_SHARE: Final = 1 / 4
+"""Of the time, at first: requests come `FILL_RATE` times as often, to fill those."""
 AT_ONCE: Final = 100
 """Packets that the store is given before it is waited for."""
-LONG_S: Final = 840.0
+LONG_S: Final = 960.0
 """From here on slopes, latencies and rates are judged: shorter runs say too little of them."""
 RATE_SHARE_MIN: Final = 0.8
 PATIENCE_S: Final = 180.0
@@ -155,9 +158,9 @@ class Run:
         return found
 
     def _judge_rates(self, statuses: Counter[str]) -> Verdict:
-        wanted = {
-            kind: rate * self.facts["rate"] * self.facts["seconds"] for kind, rate in RATES.items()
-        }
+        filling = self.facts.get("fill_s", 0.0) * (FILL_RATE - 1)
+        seconds = (self.facts["seconds"] + filling) * self.facts["rate"]
+        wanted = {kind: rate * seconds for kind, rate in RATES.items()}
         shares = {kind: _answers(statuses, kind) / count for kind, count in wanted.items()}
         least = min(shares, key=shares.__getitem__)
         figures = f"least {least}: {100 * shares[least]:.0f} % of what was planned"
@@ -243,7 +246,8 @@ class Processes:
         """Run the load; its windows go into the run."""
         command = [*self._front, sys.executable, "-m", "bench.soak.load"]
         window_s = min(WINDOW_S, self._run.facts["seconds"] / 5)
-        numbers = [process.port, process.dht_port, self._options.seed, self._options.rate, window_s]
+        options, fill_s = self._options, self._run.facts["fill_s"]
+        numbers = [process.port, process.dht_port, options.seed, options.rate, window_s, fill_s]
         one = subprocess.Popen(
             [*command, *map(str, numbers)],
             stdin=subprocess.PIPE,
@@ -394,6 +398,7 @@ def soak(options: argparse.Namespace) -> Run:
         "commit": commit,
         "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": options.minutes * 60,
+        "fill_s": options.minutes * 60 * FILL_SHARE,
         "rate": options.rate,
         "capacity": options.capacity,
         "nodes": options.nodes,
@@ -479,7 +484,8 @@ def report(run: Run, picture: str | None) -> str:
         f"# Soak, {facts['begun']}, {facts['commit']}",
         "",
         f"{facts['seconds'] / 60:g} minutes at {facts['rate']:g} times the rates of"
-        f" `bench/soak/load.py`; cache of {facts['capacity']:,} packets, full from the start;"
+        f" `bench/soak/load.py`{_filling_words(facts)};"
+        f" cache of {facts['capacity']:,} packets, full from the start;"
         f" {facts['nodes']} nodes of ours that live {facts['life_s']:g} s each,"
         f" {facts.get('nodes_gone', 0)} replaced;"
         f" {_foreign_words(facts)}; {facts.get('reloads', 0)} reloads"
@@ -499,6 +505,11 @@ def report(run: Run, picture: str | None) -> str:
     reasons = run.count("reasons")
     lines += [f"| {name} | {count:,} |" for name, count in sorted(reasons.items())]
     return "\n".join(lines) + "\n"
+
+
+def _filling_words(facts: dict[str, Any]) -> str:
+    filling_s = facts.get("fill_s", 0.0)
+    return f", {FILL_RATE:g} times those in the first {filling_s / 60:g}" if filling_s else ""
 
 
 def _foreign_words(facts: dict[str, Any]) -> str:

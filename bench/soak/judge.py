@@ -5,6 +5,9 @@ each other too closely to count as independent, so they are averaged over blocks
 line is fitted to the averages by least squares, and its interval of confidence (95 %, Student's t)
 is widened by the correlation of neighbouring residuals: n averages count as n (1 - r) / (1 + r).
 
+What counts work under way, as tasks do, moves with the load and comes back to what is always there.
+Of such a series the least value of each block is taken: a task that never ends is in all of them.
+
 Source: von Storch and Zwiers, Statistical Analysis in Climate Research, section 6.6.8.
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
@@ -20,6 +23,9 @@ from typing import Final, Literal
 BLOCK_S: Final = 60.0
 BLOCKS_MIN: Final = 10
 """With fewer nothing is said of slopes."""
+INDEPENDENT_MIN: Final = 6.0
+"""Blocks are worth as many at least, however much neighbours resemble each other. For fewer the
+tables of t reach so far that no leak could be told from one small step."""
 HOUR_S: Final = 3600.0
 T_95: Final = {
     1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 10: 2.23,
@@ -67,12 +73,14 @@ class Rule:
             confidence may reach beyond the slope: a noisier series says nothing.
         least: the same as a value, where a share of the mean is less than can be told.
         fall: whether a fall is as bad as growth.
+        base: whether the least value of each block is judged, not the average.
     """
 
     unit: str
     share: float
     least: float = 0.0
     fall: bool = False
+    base: bool = False
 
 
 MIB: Final = 2.0**20
@@ -82,7 +90,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "private": Rule("MiB", 2.0, 1.0 * MIB),
     "descriptors": Rule("", 2.0, 1.0),
     "threads": Rule("", 2.0, 1.0),
-    "tasks": Rule("", 2.0, 1.0),
+    "tasks": Rule("", 2.0, 1.0, base=True),
     "wal": Rule("MiB", 2.0, 1.0 * MIB),
     "database": Rule("MiB", 2.0, 1.0 * MIB),
     "packets": Rule("", 2.0, fall=True),
@@ -92,9 +100,9 @@ LATENCY_GROWTH_MAX: Final = 1.5
 LATENCY_NO_MATTER_MS: Final = 1.0
 
 
-def slope(points: Points) -> Slope | None:
-    """Return the line through a series; None where there are too few blocks."""
-    blocks = _blocks(points)
+def slope(points: Points, *, base: bool = False) -> Slope | None:
+    """Return the line through a series, or its `base`; None where there are too few blocks."""
+    blocks = _blocks(points, min if base else statistics.fmean)
     if len(blocks) < BLOCKS_MIN:
         return None
     xs, ys = [x for x, _ in blocks], [y for _, y in blocks]
@@ -113,22 +121,27 @@ def slope(points: Points) -> Slope | None:
     )
 
 
-def _blocks(points: Points) -> list[tuple[float, float]]:
-    """Return the averages of whole blocks, each at its middle."""
+def _blocks(points: Points, of: Callable[[list[float]], float]) -> list[tuple[float, float]]:
+    """Return what `of` makes of each block, at its middle.
+
+    Blocks that miss half of their samples are left out: the least of few is not that of many.
+    """
     found: dict[int, list[float]] = {}
     for x, y in points:
         found.setdefault(int(x // BLOCK_S), []).append(y)
-    return [((at + 0.5) * BLOCK_S, statistics.fmean(ys)) for at, ys in sorted(found.items())]
+    most = max(map(len, found.values()), default=0)
+    whole = (entry for entry in sorted(found.items()) if 2 * len(entry[1]) >= most)
+    return [((at + 0.5) * BLOCK_S, of(ys)) for at, ys in whole]
 
 
 def _independent(residuals: Sequence[float]) -> float:
-    """Return how many independent values the residuals are worth, at least 3."""
+    """Return how many independent values the residuals are worth."""
     total = math.fsum(value**2 for value in residuals)
     if total == 0:
         return len(residuals)
     neighbours = pairwise(residuals)
     r = min(max(math.fsum(a * b for a, b in neighbours) / total, 0.0), 0.99)
-    return max(len(residuals) * (1 - r) / (1 + r), 3.0)
+    return max(len(residuals) * (1 - r) / (1 + r), INDEPENDENT_MIN)
 
 
 def _t95(freedom: float) -> float:
@@ -138,20 +151,22 @@ def _t95(freedom: float) -> float:
 
 def judge_flat(name: str, points: Points) -> Verdict:
     """Judge one series by its rule in `RULES`."""
-    rule, found = RULES[name], slope(points)
+    rule = RULES[name]
+    found = slope(points, base=rule.base)
     if found is None:
         return Verdict(f"{name} flat", ok=False, figures="too few samples to tell")
     allowed = max(rule.share / 100 * abs(found.mean), rule.least)
     within = found.low <= 0 <= found.high
     growing = not within and found.per_hour > allowed
     falling = rule.fall and not within and found.per_hour < -allowed
-    unclear = within and found.high > 2 * allowed
+    reach = (found.high - found.low) / 2
+    unclear = (within and found.high > 2 * allowed) or (found.high > 0 and reach > 2 * allowed)
     scale = MIB if rule.unit == "MiB" else 1.0
     shown = [f"{value / scale:+.3f}" for value in (found.per_hour, found.low, found.high)]
-    words = "unclear: too much noise" if unclear else "grows" if growing else "falls"
+    words = "grows" if growing else "unclear: too much noise" if unclear else "falls"
     words = words if growing or falling or unclear else "within noise" if within else "no matter"
     figures = (
-        f"mean {found.mean / scale:,.1f} {rule.unit}".rstrip()
+        f"mean{' of minima' * rule.base} {found.mean / scale:,.1f} {rule.unit}".rstrip()
         + f"; slope {shown[0]} an hour ({shown[1]} to {shown[2]}), {words}"
         + f"; no matter up to {allowed / scale:.2f}"
     )

@@ -1,12 +1,13 @@
 """The mixed load of a soak, in a process of its own, at bounded rates.
 
-    python -m bench.soak.load RELAY_PORT DHT_PORT SEED RATE WINDOW
+    python -m bench.soak.load RELAY_PORT DHT_PORT SEED RATE WINDOW FILL
 
-``RATE`` multiplies the rates of `RATES`. Every answer is judged when it comes: its status must be
-one that the request may have, and the packet in it must be the owner's, not older than what was
-acknowledged before the request was sent. Prints, every ``WINDOW`` seconds and at its end, a line
-of JSON: the answers by kind and status, the reasons, the latencies of hot GETs. Ends when stdin
-does.
+``RATE`` multiplies the rates of `RATES`; for the first ``FILL`` seconds `FILL_RATE` does, too, so
+that what the relay fills up to a bound is full soon. Every answer is judged when it comes: its
+status must be one that the request may have, and the packet in it must be the owner's, not older
+than what was acknowledged before the request was sent. Prints, every ``WINDOW`` seconds and at its
+end, a line of JSON: the answers by kind and status, the reasons, the latencies of hot GETs. Ends
+when stdin does.
 
 Kinds of requests:
 
@@ -76,6 +77,7 @@ RATES: Final = {
     "dht": 20.0,
 }
 """Requests a second; a hot key is published every 4 minutes, within the 5 that the cache waits."""
+FILL_RATE: Final = 2.0
 WORKERS: Final = {"hot": 8, "hot, fresh connection": 4, "hot, HTTP/2": 3, "new": 6, "again": 4}
 """Connections of a kind; two for the rest."""
 CONDITIONAL: Final = 0.2
@@ -307,9 +309,18 @@ class Load:
     """All workers and what they share."""
 
     def __init__(
-        self, port: int, dht_port: int, *, seed: int, rate: float, window_s: float
+        self,
+        port: int,
+        dht_port: int,
+        *,
+        seed: int,
+        rate: float,
+        window_s: float,
+        fill_s: float,
     ) -> None:
         self.window_s = window_s
+        self.fill_s = fill_s
+        self.filled_at = math.inf
         self.port = port
         self.dht_port = dht_port
         self.rng = random.Random(seed)
@@ -329,6 +340,7 @@ class Load:
             await self._fill_hot()
             self.ready = True
             self._tell()
+            self.filled_at = trio.current_time() + self.fill_s
             for kind, rate in RATES.items():
                 workers = WORKERS.get(kind, 2)
                 for number in range(workers):
@@ -357,7 +369,8 @@ class Load:
         due = trio.current_time() + phase * period_s
         while True:
             await trio.sleep_until(due)
-            due = max(due + self.rng.uniform(0.5, 1.5) * period_s, trio.current_time())
+            often = FILL_RATE if due < self.filled_at else 1.0
+            due = max(due + self.rng.uniform(0.5, 1.5) * period_s / often, trio.current_time())
             try:
                 with trio.fail_after(ANSWER_S):
                     await work()
@@ -709,12 +722,17 @@ async def run(load: Load) -> None:
         await load.run()
 
 
-def main(port: str, dht_port: str, seed: str, rate: str, window_s: str) -> None:
+def main(port: str, dht_port: str, seed: str, rate: str, window_s: str, fill_s: str) -> None:
     """Read the arguments and run."""
-    trio.run(
-        run,
-        Load(int(port), int(dht_port), seed=int(seed), rate=float(rate), window_s=float(window_s)),
+    load = Load(
+        int(port),
+        int(dht_port),
+        seed=int(seed),
+        rate=float(rate),
+        window_s=float(window_s),
+        fill_s=float(fill_s),
     )
+    trio.run(run, load)
 
 
 if __name__ == "__main__":

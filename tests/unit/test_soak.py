@@ -7,6 +7,8 @@ import random
 from xml.etree import ElementTree
 
 import pytest
+import trio
+import trio.testing
 
 from bench.soak.__main__ import Run, picture_of, report
 from bench.soak.judge import (
@@ -18,7 +20,7 @@ from bench.soak.judge import (
     judge_log,
     slope,
 )
-from bench.soak.load import RATES
+from bench.soak.load import RATES, Load
 
 SAMPLES = [5.0 * number for number in range(600)]
 """50 minutes, every 5 seconds."""
@@ -39,6 +41,58 @@ def test_a_leak_of_three_percent_an_hour_is_found() -> None:
 def test_a_leak_of_two_in_an_hour_is_found(name: str) -> None:
     assert not judge_flat(name, series(40, 2.5, 0.5)).ok
     assert judge_flat(name, series(40, 0.0, 0.5)).ok
+
+
+def busy_tasks(per_hour: float, seed: int) -> Points:
+    """33 that are always there, some of their moment, more when the machine is busy; a leak."""
+    rng, busy = random.Random(seed), 0.0  # noqa: S311
+    points: list[tuple[float, float]] = []
+    for at in SAMPLES:
+        busy = 0.9 * busy + rng.gauss(0, 0.6)
+        moment = rng.expovariate(0.4) * math.exp(0.3 * busy) * (rng.random() < 0.75)
+        points.append((at, 33 + int(moment) + int(at * per_hour / 3600)))
+    return points
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_task_every_ten_minutes_is_found_among_those_that_come_and_go(seed: int) -> None:
+    assert judge_flat("tasks", busy_tasks(0, seed)).ok
+    verdict = judge_flat("tasks", busy_tasks(6, seed))
+    assert not verdict.ok
+    assert "grows" in verdict.figures
+
+
+def test_the_beginning_of_a_block_is_none() -> None:
+    """The least of two samples is more than that of twelve."""
+    points = [(at, 33.0 if at % 60 else 38.0) for at in SAMPLES]
+    verdict = judge_flat("tasks", [*points, (3000.0, 60.0), (3005.0, 60.0)])
+    assert verdict.ok
+    assert "slope +0.000 an hour" in verdict.figures
+
+
+def memory(per_hour: float, seed: int) -> Points:
+    """A process that takes a little more now and then, ever more seldom; and a leak."""
+    rng, value = random.Random(seed), 80.0  # noqa: S311
+    points: list[tuple[float, float]] = []
+    for at in SAMPLES:
+        value += rng.uniform(0, 0.3) * (rng.random() < 0.01 * math.exp(-at / 1200))
+        points.append((at, (value + per_hour * at / 3600 + rng.gauss(0, 0.05)) * MIB))
+    return points
+
+
+def test_two_mebibytes_an_hour_are_found_beneath_small_steps() -> None:
+    assert not [seed for seed in range(20) if judge_flat("rss", memory(2.0, seed)).ok]
+    assert sum(judge_flat("rss", memory(0.0, seed)).ok for seed in range(20)) >= 18
+
+
+def test_a_slope_that_matters_never_passes_however_wide_its_interval_is() -> None:
+    rng = random.Random(5)  # noqa: S311
+    for _ in range(200):
+        leak, noise = rng.uniform(-4, 8), rng.uniform(0, 4)
+        points = series(80 * MIB, leak * MIB, noise * MIB, rng.randrange(1000))
+        found = slope(points)
+        assert found is not None
+        assert found.per_hour <= 1.6 * MIB or not judge_flat("rss", points).ok
 
 
 def test_a_step_is_a_leak_as_well() -> None:
@@ -160,6 +214,27 @@ def test_a_run_is_as_good_as_its_worst_verdict() -> None:
     lame = a_run()
     del lame.windows[200:]
     assert [v.what for v in lame.verdicts() if not v.ok] == ["the rates were kept"]
+    filled = a_run()
+    filled.facts["fill_s"] = 1500.0  # half of the time as often again, and 2/3 of that came
+    assert [v.what for v in filled.verdicts() if not v.ok] == ["the rates were kept"]
+
+
+def test_the_load_comes_twice_as_often_until_what_is_bounded_is_full() -> None:
+    load = Load(1, 2, seed=1, rate=1.0, window_s=10.0, fill_s=100.0)
+    times: list[float] = []
+
+    async def work() -> None:
+        times.append(trio.current_time())
+
+    async def run() -> None:
+        load.filled_at = trio.current_time() + load.fill_s
+        with trio.move_on_after(200):
+            await load._pace("hot", work, 0.1, 0.0)
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+    early = sum(at < times[0] + 100 for at in times)
+    assert early == pytest.approx(2000, rel=0.05)
+    assert len(times) - early == pytest.approx(1000, rel=0.05)
 
 
 def test_a_run_is_told_and_drawn() -> None:

@@ -132,3 +132,51 @@ def test_a_row_of_used_packets_is_passed_over_however_long_it_is(kind: type[Pack
         calls += 1
     assert calls == 501 // 16, "the oldest new one, and 500 of those that are kept"
     assert table.evict() == (name(500), RECORD)
+
+
+@TABLES
+def test_no_hot_packet_goes_in_the_mixed_load_of_the_soak(kind: type[PacketTable]) -> None:
+    """Its order and its rates (`bench/soak/load.py`), 20 minutes of it, as fast as the table goes.
+
+    The hot keys were published one after the other, so they stand in a row.
+    """
+    table, rng = kind(3000), seeded("soak")
+    hot, gone, new = 0, 1_000_000, 2_000_000
+    evicted: list[bytes] = []
+
+    def publish(number: int) -> None:
+        table.put(name(number), RECORD)
+        while len(table) > table.capacity:
+            if not table.spare():
+                victim = table.evict()
+                assert victim is not None
+                evicted.append(victim[0])
+
+    for number in range(3000):
+        table.load(name(gone + number), RECORD)
+    for number in range(1000):
+        publish(hot + number)
+    turn = published = 0
+    rates = {"hot": 300.0, "new": 12.0, "again": 1000 / 240, "cold": 5.0, "gone": 2.0}
+    steps = int(1200 * sum(rates.values()))
+    for step, what in enumerate(rng.choices(list(rates), list(rates.values()), k=steps)):
+        if step == steps // 40:  # half a minute: each hot one has been asked for since it came
+            evicted.clear()
+        if what == "hot":
+            number = hot + rng.randrange(1000)
+            if table.get(name(number)) is None:
+                publish(number)  # a look-up finds it
+        elif what == "new":
+            publish(new + published)
+            published += 1
+        elif what == "again":
+            publish(hot + turn % 1000)
+            turn += 1
+        elif what == "cold" and published:
+            number = new + rng.randrange(published)
+            if table.get(name(number)) is None:
+                publish(number)
+        else:
+            table.get(name(gone + rng.randrange(20_000)))
+    assert len(evicted) > 12_000
+    assert not [key for key in evicted if key < name(hot + 1000)]
