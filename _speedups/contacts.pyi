@@ -9,6 +9,7 @@ from relay._speedups.answers import Answer
 
 K: Final[int]
 CROWD_MAX: Final[int]
+CROWD_SPREAD: Final[int]
 CANDIDATES_MAX: Final[int]
 QUERIES_MAX: Final[int]
 NODES_PER_ANSWER_MAX: Final[int]

@@ -25,6 +25,7 @@ cdef extern from "Python.h":
 
 K = 20
 CROWD_MAX = 10
+CROWD_SPREAD = 4
 CANDIDATES_MAX = 400
 QUERIES_MAX = 256
 NODES_PER_ANSWER_MAX = 40
@@ -34,6 +35,7 @@ cdef enum:
     _NODE_BYTES = 26
     _K = 20
     _CROWD_MAX = 10
+    _CROWD_SPREAD_BITS = 2
     _CANDIDATES_MAX = 400
     _QUERIES_MAX = 256
     _NODES_PER_ANSWER_MAX = 40
@@ -58,6 +60,15 @@ cdef struct Rank:
     uint64_t high
     uint64_t middle
     uint32_t low
+
+
+cdef struct Front:
+    # A walk along the row: contacts that count, those of them nearer than the crowd distance,
+    # all that were taken, and the last of these.
+    int live
+    int near
+    int taken
+    const Rank *last[10]    # _CROWD_MAX
 
 
 @cython.final
@@ -215,10 +226,10 @@ cdef class Row(Progress):
         """Return whom to ask now: seeds first, then the front from its head."""
         cdef Contact contact
         cdef Py_ssize_t at
-        cdef int live = 0
-        cdef int crowd = 0
+        cdef Front front
         if self.sent >= _QUERIES_MAX:
             return None
+        front.live = front.near = front.taken = 0
         for contact in self._seeds:
             if contact._state == _NEW:
                 return contact
@@ -227,12 +238,7 @@ cdef class Row(Progress):
             if contact._state == _NEW:
                 return contact
             if contact._state == _RESPONDED or contact._state == _WAITING:
-                if _before(&contact._rank, &self._crowd_distance):
-                    crowd += 1
-                    if crowd > _CROWD_MAX:
-                        continue
-                live += 1
-                if live == _K:
+                if self._is_full_with(&front, contact):
                     break
         return None
 
@@ -240,20 +246,15 @@ cdef class Row(Progress):
         """Whether the front has answered, or nobody is left to ask or worth waiting for."""
         cdef Contact contact
         cdef Py_ssize_t at
-        cdef int live = 0
-        cdef int crowd = 0
+        cdef Front front
         cdef bint asking = self.sent < _QUERIES_MAX
+        front.live = front.near = front.taken = 0
         for at in range(PyList_GET_SIZE(self._row)):
             contact = self._contact(at)
             if contact._state == _WAITING or (asking and contact._state == _NEW):
                 return False
             if contact._state == _RESPONDED or contact._state == _NEW:
-                if _before(&contact._rank, &self._crowd_distance):
-                    crowd += 1
-                    if crowd > _CROWD_MAX:
-                        continue
-                live += 1
-                if live == _K:
+                if self._is_full_with(&front, contact):
                     return True
         if self.waiting or (self.late and not self.responded):
             return False
@@ -293,6 +294,22 @@ cdef class Row(Progress):
 
     cdef inline Contact _contact(self, Py_ssize_t at):
         return <Contact> PyList_GET_ITEM(self._row, at)
+
+    cdef bint _is_full_with(self, Front *front, Contact contact) noexcept:
+        """Take the next live contact; whether `K` count now."""
+        cdef int place = front.taken % _CROWD_MAX
+        cdef bint crowded = False
+        if _before(&contact._rank, &self._crowd_distance):
+            front.near += 1
+            if front.near > _CROWD_MAX:
+                return False
+        if front.taken >= _CROWD_MAX:
+            crowded = _is_one_place(front.last[place], &contact._rank)
+        front.last[place] = &contact._rank
+        front.taken += 1
+        if not crowded or contact._state == _WAITING:
+            front.live += 1
+        return front.live == _K
 
     cdef int _add(self, bytes node_id, tuple address, object key) except -1:
         """Do what `add` does, with `key` the number of the address."""
@@ -419,6 +436,31 @@ cdef bint _before(const Rank *left, const Rank *right) noexcept:
     if left.middle != right.middle:
         return left.middle < right.middle
     return left.low < right.low
+
+
+cdef bint _is_one_place(const Rank *nearest, const Rank *rank) noexcept:
+    """Whether `rank` is no nearer, and farther by no more than a `CROWD_SPREAD`th."""
+    cdef Rank left = nearest[0]
+    cdef Rank right = rank[0]
+    cdef uint64_t high = left.high >> _CROWD_SPREAD_BITS
+    cdef uint64_t middle = (
+        left.middle >> _CROWD_SPREAD_BITS | left.high << (64 - _CROWD_SPREAD_BITS)
+    )
+    cdef uint32_t low = <uint32_t> (
+        left.low >> _CROWD_SPREAD_BITS | left.middle << (32 - _CROWD_SPREAD_BITS)
+    )
+    cdef uint32_t carry
+    left.late = right.late = False
+    if _before(&right, &left):
+        return False
+    left.low += low
+    carry = left.low < low
+    left.middle += middle
+    high += left.middle < middle
+    left.middle += carry
+    high += carry and left.middle == 0
+    left.high += high
+    return left.high < high or not _before(&left, &right)
 
 
 cdef inline bint _equal(const Rank *left, const Rank *right) noexcept:

@@ -6,7 +6,10 @@ of a look-up: all contacts in one row, nodes with a secure identifier first, the
 (an attacker cannot choose secure identifiers at will). The *front* are the first `K` of the row
 that are not silent; every one of them that has not been asked is to be asked. Of those nearer than
 the *crowd distance* at most `CROWD_MAX` count: whoever puts more nodes than that next to a target
-makes the front longer, and does not have it for himself.
+makes the front longer, and does not have it for himself. Nor do more than `CROWD_MAX` count that
+answered and are all about equally far (within a `CROWD_SPREAD`th): whoever has filled a bucket of
+ours with nodes in one place far from the target, which name only each other, does not end the
+look-up there.
 
 Both twins do the same to the same calls. What a look-up makes of it: `relay.dht.lookup`.
 
@@ -14,6 +17,7 @@ Source: BEP 5, BEP 42; design/protocol.md, section 7.6. Parity: tests/parity/tes
 """
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Collection
 from enum import IntEnum
 from typing import Final, Protocol
@@ -24,7 +28,10 @@ from relay._pure.answers import Answer
 K: Final = 20
 """Width of the front (Kademlia's k; BEP 5 says 8, the reference node 20)."""
 CROWD_MAX: Final = 10
-"""Contacts nearer than the crowd distance that count."""
+"""Contacts that count of those nearer than the crowd distance, and of those in one place."""
+CROWD_SPREAD: Final = 4
+"""Contacts are in one place if none is farther by more than such a part of the nearest's distance.
+Of honest ones the twentieth is twice as far as the tenth; less than 1.25 times in 1 of 1,000."""
 CANDIDATES_MAX: Final = 400
 """Contacts in the row; the farthest unasked ones are forgotten first."""
 QUERIES_MAX: Final = 256
@@ -37,6 +44,8 @@ _NODE_BYTES: Final = 26
 
 _INSECURE: Final = 1 << 160
 """Added to the rank of insecure identifiers, beyond every distance."""
+_DISTANCE: Final = _INSECURE - 1
+"""What of a rank is the distance."""
 
 
 class State(IntEnum):
@@ -335,36 +344,24 @@ class Row(Progress):
         for contact in self._seeds:
             if contact._state is _NEW:
                 return contact
-        live = crowd = 0
+        front = _Front(self._crowd_distance)
         for contact in self._row:
             state = contact._state
             if state is _NEW:
                 return contact
-            if state is _RESPONDED or state is _WAITING:
-                if contact._rank < self._crowd_distance:
-                    crowd += 1
-                    if crowd > CROWD_MAX:
-                        continue
-                live += 1
-                if live == K:
-                    break
+            if (state is _RESPONDED or state is _WAITING) and front.is_full_with(contact):
+                break
         return None
 
     def settled(self) -> bool:
         """Whether the front has answered, or nobody is left to ask or worth waiting for."""
-        live = crowd = 0
+        front = _Front(self._crowd_distance)
         for contact in self._row:
             state = contact._state
             if state is _WAITING or (state is _NEW and self._sent < QUERIES_MAX):
                 return False
-            if state is _RESPONDED or state is _NEW:
-                if contact._rank < self._crowd_distance:
-                    crowd += 1
-                    if crowd > CROWD_MAX:
-                        continue
-                live += 1
-                if live == K:
-                    return True
+            if (state is _RESPONDED or state is _NEW) and front.is_full_with(contact):
+                return True
         # Few nodes are alive: the slow ones and the seeds are worth waiting for. When nobody at
         # all has answered, even the late ones are all there is to hope for.
         if self._waiting or (self._late and not self._responded):
@@ -440,6 +437,36 @@ class Row(Progress):
         self._remove(contact)
         contact.id, contact._rank = node_id, rank
         self._insert(contact)
+
+
+class _Front:
+    """A walk along the row that counts the live contacts of the front."""
+
+    __slots__ = ("_crowd_distance", "_last", "_live", "_near")
+
+    def __init__(self, crowd_distance: int) -> None:
+        self._crowd_distance = crowd_distance
+        self._last: deque[int] = deque(maxlen=CROWD_MAX)  # distances
+        self._live = self._near = 0
+
+    def is_full_with(self, contact: Contact) -> bool:
+        """Take the next live contact; whether `K` count now."""
+        rank = contact._rank
+        if rank < self._crowd_distance:
+            self._near += 1
+            if self._near > CROWD_MAX:
+                return False
+        distance = rank & _DISTANCE
+        if len(self._last) == CROWD_MAX:
+            nearest = self._last[0]
+            crowded = nearest <= distance <= nearest + nearest // CROWD_SPREAD
+        else:
+            crowded = False
+        self._last.append(distance)
+        # One who has yet to answer may name nearer ones: nobody is asked in his place before.
+        if not crowded or contact._state is _WAITING:
+            self._live += 1
+        return self._live == K
 
 
 def _number(address: Address) -> int:

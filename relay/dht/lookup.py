@@ -14,6 +14,8 @@ Where this differs from the reference node (design/protocol.md, section 7.6):
 - Where there are more nodes near the target than the size of the network explains, ten of them
   count towards the 20 (`estimate`, crowd distance): the look-up goes on to nodes that did not come
   for the target's sake.
+- Of nodes that have answered from about the same distance ten count as well: a look-up does not end
+  among liars who have filled a bucket of ours and name only each other.
 - No ping accompanies the query: an answer is sign of life enough.
 - An address named with a false identifier is put in its true place once it answers, and a
   name with a closer identifier wins: an honest node cannot be hidden behind a false name.

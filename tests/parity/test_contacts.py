@@ -40,7 +40,7 @@ steps = st.one_of(
         st.tuples(st.lists(nodes, max_size=12), st.binary(max_size=30), addresses),
     ),
     st.tuples(st.just("ask"), st.booleans()),
-    st.tuples(st.just("limit_crowd"), near),
+    st.tuples(st.just("limit_crowd"), near | identifiers),
     st.tuples(st.just("rename"), st.tuples(places, identifiers)),
     st.tuples(
         st.sampled_from(["on_response", "on_refusal", "on_slow", "on_late", "on_dead"]), places
@@ -131,6 +131,32 @@ def test_crowded_rows_agree() -> None:
     assert rows[0].row.sent == compiled.QUERIES_MAX
 
 
+distances = st.integers(0, 2**160 - 1) | st.sampled_from(
+    [2**160 - 1, 2**160 - 2**30, 2**96 - 1, 2**96, 2**98 - 1, 2**32 - 1, 2**32, 2**34 - 1, 3, 4]
+)
+
+
+@settings(max_examples=500)
+@given(distances, st.integers(-3, 3), st.booleans())
+def test_rows_agree_where_a_place_ends(nearest: int, beyond: int, waiting: bool) -> None:
+    """Ten contacts, one at the end of their place or beyond, and what is asked after them."""
+    last = min(max(nearest + nearest // pure.CROWD_SPREAD + beyond, nearest + 10), 2**160 - 1)
+    far = [min(last + at, 2**160 - 1) for at in range(1, 31)]
+    rows = Played(compiled), Played(pure)
+    for row in rows:
+        for distance in {*(nearest + at for at in range(10)), last, *far}:
+            if distance < 1 << 160:
+                ip = f"10.0.{distance >> 8 & 255}.{distance & 255}"
+                row.do("add", NodeInfo(distance.to_bytes(20, "big"), (ip, 6881)))
+        for place in range(11):
+            row.do("ask", False)
+            if not waiting:
+                row.do("on_response", place)
+        for _ in range(30):
+            row.do("ask", False)
+    assert rows[0].facts() == rows[1].facts()
+
+
 @BOTH
 def test_misshapen_arguments_are_refused(kernel: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"^an identifier has 20 bytes$"):
@@ -153,5 +179,6 @@ def test_misshapen_arguments_are_refused(kernel: ModuleType) -> None:
 def test_the_constants_are_the_twins(kernel: ModuleType) -> None:
     assert (kernel.K, kernel.CANDIDATES_MAX) == (20, 400)
     assert (kernel.QUERIES_MAX, kernel.NODES_PER_ANSWER_MAX, kernel.CROWD_MAX) == (256, 40, 10)
+    assert kernel.CROWD_SPREAD == 4
     contact = kernel.Contact(("10.0.0.1", 1), bytes(20), token=b"t")
     assert facts_of(contact) == (("10.0.0.1", 1), bytes(20), State.NEW, b"t")

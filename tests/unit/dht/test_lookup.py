@@ -50,6 +50,10 @@ def addresses(contacts: list[Contact]) -> list[Address]:
     return [contact.address for contact in contacts]
 
 
+def addresses_of(nodes: list[NodeInfo]) -> list[Address]:
+    return [known.address for known in nodes]
+
+
 def test_nothing_to_ask_is_the_end() -> None:
     assert make_lookup().settled()
 
@@ -83,6 +87,47 @@ def test_as_many_near_ones_as_expected_are_no_crowd() -> None:
     for distance in range(1, 100):
         lookup.add(node(distance))
     assert len(ask(lookup)) == K
+
+
+def test_liars_in_one_place_far_from_the_target_do_not_end_it() -> None:
+    """Twenty of them name only each other; ten beyond are asked, one of whom knows better."""
+    lookup = make_lookup()
+    liars = [node(distance) for distance in range(10_000, 10_000 + K)]
+    others = [node(20_000 + 1_000 * at) for at in range(2 * K)]
+    for known in (*liars, *others):
+        lookup.add(known)
+    asked = ask(lookup)
+    assert addresses(asked) == addresses_of(liars), "at first those ahead are asked, be they near"
+    for contact in asked[:-1]:
+        respond(lookup, contact, liars)
+    assert not lookup.settled()
+    respond(lookup, asked[-1], liars)
+    assert not lookup.settled()
+    beyond = ask(lookup)
+    assert addresses(beyond) == addresses_of(others[:10])
+    for contact in beyond[:-1]:
+        respond(lookup, contact)
+    assert not lookup.settled()
+    respond(lookup, beyond[-1], [node(100 * distance) for distance in range(1, 1 + K)])
+    near = ask(lookup)
+    assert addresses(near) == [node(100 * distance).address for distance in range(1, 1 + K)]
+    for contact in near:
+        assert not lookup.settled()
+        respond(lookup, contact)
+    assert lookup.settled(), "twenty that are spread as honest ones are"
+
+
+def test_one_place_is_a_quarter_of_its_distance_wide() -> None:
+    for last, expected in ((12_500, 1), (12_501, 0)):
+        lookup = make_lookup()
+        for distance in (*range(100, 1_000, 100), *range(10_000, 10_010), last):
+            lookup.add(node(distance))
+        asked = ask(lookup)
+        assert len(asked) == K
+        for contact in asked:
+            respond(lookup, contact)
+        lookup.add(node(100_000))
+        assert len(ask(lookup)) == expected, last
 
 
 def test_a_closer_node_is_asked_as_soon_as_it_is_named() -> None:
