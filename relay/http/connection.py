@@ -170,6 +170,8 @@ class Connection:
             _log.exception("a connection ended in an error of ours", extra=shown)
         finally:
             self._stream.close()
+            if isinstance(self._engine, Http2):
+                self._engine.take_apart()
 
     def check(self, now: float) -> None:
         """End or drain the connection if a deadline has passed; `now` is monotonic seconds."""

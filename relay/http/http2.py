@@ -28,6 +28,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import trio
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
@@ -65,6 +66,8 @@ BUFFERED_BYTES_MAX: Final = 64 * 1024
 """Of answers that a client has not taken yet, all its streams together; then one more is added."""
 ENCODER_TABLE_BYTES: Final = 4096
 """What RFC 7541 begins with. hpack looks through all of its table for each field of an answer."""
+CLOSED_STREAMS_MAX: Final = 1024
+"""How the last streams of a connection ended, for frames that come late. h2 would keep 65,536."""
 _PREFACE_BYTES: Final = 24
 _FRAME_HEADER_BYTES: Final = 9
 _DATA, _HEADERS, _SETTINGS, _CONTINUATION = 0, 1, 4, 9
@@ -128,6 +131,12 @@ class PeerSettings(Settings):
             super().__setitem__(key, value)
 
 
+class BriefConnection(H2Connection):
+    """Remembers no more than `CLOSED_STREAMS_MAX` streams that have ended."""
+
+    MAX_CLOSED_STREAMS = CLOSED_STREAMS_MAX
+
+
 class SmallEncoder(Encoder):
     """Compresses fields with a table of `ENCODER_TABLE_BYTES`, or smaller if the client wants."""
 
@@ -155,6 +164,7 @@ class Http2(H2Protocol):
         self._requests = 0
         self._resets = 0
         self._sent = trio.Event()
+        self.connection = BriefConnection(self.connection.config)
         self.connection.encoder = SmallEncoder()
         self.connection.remote_settings = PeerSettings(client=True)
         self.connection.local_settings = Settings(
@@ -165,6 +175,14 @@ class Http2(H2Protocol):
             },
         )
         self.connection.decoder.max_header_list_size = HEADER_LIST_BYTES_MAX
+
+    def take_apart(self) -> None:
+        """Let go of what the ended connection has kept.
+
+        h2's connection refers to itself, so it would stay until garbage is looked for, and one
+        that was there when that was told not to look (`gc.freeze`) for ever.
+        """
+        vars(self.connection).clear()
 
     async def drain(self) -> None:
         """Tell the client to go on elsewhere; streams already open are still answered."""

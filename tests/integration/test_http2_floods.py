@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import suppress
 from unittest.mock import patch
 
@@ -13,11 +15,13 @@ from hpack import Encoder
 
 from relay.http.http2 import (
     BUFFERED_BYTES_MAX,
+    CLOSED_STREAMS_MAX,
     ENCODER_TABLE_BYTES,
     IDLE_FRAMES_MAX,
     IDLE_FRAMES_PER_REQUEST,
     RESETS_MAX,
     STREAMS_MAX,
+    BriefConnection,
     Http2,
     PeerSettings,
     SmallEncoder,
@@ -242,6 +246,53 @@ async def test_a_client_that_wants_a_large_table_gets_the_usual_one(world: World
             assert await client.answer(stream) == (200, PACKET.payload)
             assert client.headers[stream]["access-control-allow-origin"] == f"https://{number}.test"
         assert client.h2.decoder.header_table.maxsize == ENCODER_TABLE_BYTES
+
+
+async def test_streams_that_have_ended_are_forgotten_and_what_comes_late_for_them_is_let_be(
+    world: World,
+) -> None:
+    remembered = 0
+    send_data = Http2._send_data
+
+    async def watching(engine: Http2, stream_id: int) -> None:
+        nonlocal remembered
+        remembered = len(engine.connection._closed_streams)
+        await send_data(engine, stream_id)
+
+    assert BriefConnection.MAX_CLOSED_STREAMS == CLOSED_STREAMS_MAX == 1024
+    few = patch.object(BriefConnection, "MAX_CLOSED_STREAMS", 64)
+    with few, patch.object(Http2, "_send_data", watching):
+        async with world.serving() as port, connected(port) as client:
+            for _ in range(4):
+                streams = [client.ask("GET", PATH) for _ in range(50)]
+                for stream in streams:
+                    assert await client.answer(stream) == (200, PACKET.payload)
+            assert remembered == 64
+            late = frame(WINDOW, (1).to_bytes(4), stream=1) + frame(RST, bytes(4), stream=3)
+            await client.stream.send_all(late)
+            assert await client.answer(client.ask("GET", PATH)) == (200, PACKET.payload)
+
+
+async def test_a_connection_that_has_ended_does_not_wait_for_the_collector(world: World) -> None:
+    seen: list[weakref.ref[object]] = []
+    send_data = Http2._send_data
+
+    async def watching(engine: Http2, stream_id: int) -> None:
+        seen.append(weakref.ref(engine.connection._closed_streams))
+        await send_data(engine, stream_id)
+
+    gc.disable()
+    try:
+        with patch.object(Http2, "_send_data", watching):
+            async with world.serving() as port:
+                async with connected(port) as client:
+                    assert await client.answer(client.ask("GET", PATH)) == (200, PACKET.payload)
+                assert seen
+                with trio.fail_after(ENDED_S):
+                    while seen[0]() is not None:  # noqa: ASYNC110  # no event tells
+                        await trio.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 async def test_answers_that_nobody_takes_are_kept_in_bounds(world: World) -> None:
