@@ -11,8 +11,9 @@ when stdin does.
 
 Kinds of requests:
 
-- ``hot``: GET of a key whose owner publishes again and again: 200 or 304, always. Over kept
-  connections, fresh ones, and HTTP/2.
+- ``hot``: GET of a key whose owner publishes again and again: 200 or 304, always, if the owner is
+  in time, every `FRESH_S`; that these rates are kept is judged. Over kept connections, fresh ones,
+  and HTTP/2.
 - ``cold``: GET of any key published before in this run. Once it is older than `SURE_S` it may
   have left the cache, and the nodes that had it the network: 404.
 - ``gone``: GET of a key that nobody published in this run: 404, or 200 while the cache has it.
@@ -58,6 +59,8 @@ DHT_TRIES: Final = 3
 """UDP may lose one."""
 SURE_S: Final = 30.0
 """For so long a packet just published must be found, whatever else happens."""
+FRESH_S: Final = 300.0
+"""The relay answers from its cache for so long, whatever the packet's TTL (`cache.minimum_ttl`)."""
 HOT_KEYS: Final = 1000
 PUBLISHED_MAX: Final = 50_000
 GONE_KEYS: Final = 20_000
@@ -78,7 +81,7 @@ RATES: Final = {
 }
 """Requests a second; a hot key is published every 4 minutes, within the 5 that the cache waits."""
 FILL_RATE: Final = 2.0
-WORKERS: Final = {"hot": 8, "hot, fresh connection": 4, "hot, HTTP/2": 3, "new": 6, "again": 4}
+WORKERS: Final = {"hot": 8, "hot, fresh connection": 4, "hot, HTTP/2": 3, "new": 6, "again": 8}
 """Connections of a kind; two for the rest."""
 CONDITIONAL: Final = 0.2
 """The share of hot GETs over kept connections that name what they have."""
@@ -433,28 +436,28 @@ class Load:
         fields = ""
         if key.tag and self.rng.random() < CONDITIONAL:
             fields = f"If-None-Match: {key.tag}\r\n"
-        floor_us, begun = key.acknowledged_us, time.perf_counter()
+        floor_us, published, begun = key.acknowledged_us, key.at, time.perf_counter()
         answer = await self._ask("hot", connection, "GET", key.author.key, None, fields)
         self.window.hot_ms.append((time.perf_counter() - begun) * 1e3)
         key.tag = answer.fields.get("etag", "")
-        await self._judge_hot("hot", key, floor_us, answer, conditional=bool(fields))
+        await self._judge_hot("hot", key, floor_us, published, answer, conditional=bool(fields))
 
     async def _hot_fresh(self) -> None:
         kind = "hot, fresh connection"
         key = self.rng.choice(self.hot)
-        floor_us, connection = key.acknowledged_us, Connection(self.port)
+        floor_us, published, connection = key.acknowledged_us, key.at, Connection(self.port)
         try:
             answer = await connection.ask(
                 "GET", key.author.key, fields="Connection: close\r\n" * self.rng.randrange(2)
             )
         finally:
             await connection.close()
-        await self._judge_hot(kind, key, floor_us, answer)
+        await self._judge_hot(kind, key, floor_us, published, answer)
 
     async def _hot_http2(self, connection: Connection2) -> None:
         kind = "hot, HTTP/2"
         key = self.rng.choice(self.hot)
-        floor_us = key.acknowledged_us
+        floor_us, published = key.acknowledged_us, key.at
         try:
             answer = await connection.ask(key.author.key)
         except IdleClosedError:
@@ -464,16 +467,25 @@ class Load:
         except BaseException:
             await connection.close()
             raise
-        await self._judge_hot(kind, key, floor_us, answer)
+        await self._judge_hot(kind, key, floor_us, published, answer)
 
     async def _judge_hot(
-        self, kind: str, key: Published, floor_us: int, answer: Answer, *, conditional: bool = False
+        self,
+        kind: str,
+        key: Published,
+        floor_us: int,
+        published: float,
+        answer: Answer,
+        *,
+        conditional: bool = False,
     ) -> None:
         if answer.status == 304 and conditional:
             self._note(kind, 304)
         elif answer.status == 200:
             self._note(kind, 200)
             self._check_packet(kind, key, floor_us, answer.body)
+        elif answer.status == 404 and time.monotonic() - published > FRESH_S:
+            self._note(kind, 404, "its owner was late, and the nodes that had it have left")
         else:
             self._fail(kind, f"status {answer.status}: {answer.body[:80]!r}")
             await self._detail(kind, key, answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from xml.etree import ElementTree
 
 import pytest
@@ -20,7 +21,8 @@ from bench.soak.judge import (
     judge_log,
     slope,
 )
-from bench.soak.load import RATES, Load
+from bench.soak.load import RATES, Answer, Load, Published
+from tests.support.packets import Author
 
 SAMPLES = [5.0 * number for number in range(600)]
 """50 minutes, every 5 seconds."""
@@ -165,6 +167,15 @@ def test_one_failure_without_a_cause_is_too_many() -> None:
     assert judge_failures({}, 10).ok
     assert not judge_failures({"hot: status 404": 1}, 10**6).ok
     assert not judge_failures({}, 0).ok
+
+
+@pytest.mark.parametrize(("age_s", "failures"), [(250.0, 1), (290.0, 1), (301.0, 0)])
+def test_a_hot_key_may_be_missed_only_where_its_owner_was_late(age_s: float, failures: int) -> None:
+    load = Load(1, 2, seed=1, rate=1.0, window_s=10.0, fill_s=0.0)
+    key = Published(Author.numbered(1, "soak"), 1, time.monotonic() - age_s)
+    trio.run(load._judge_hot, "hot", key, 1, key.at, Answer(404, {}, b""))
+    assert load.window.failures.total() == failures
+    assert load.window.statuses.total() == 1 - failures
 
 
 @pytest.mark.parametrize(
