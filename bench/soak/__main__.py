@@ -1,7 +1,7 @@
 """``python -m bench.soak``: an hour of mixed load on one relay, in a network that changes.
 
     nox -s soak                          60 minutes
-    nox -s soak -- --minutes 5           shorter; slopes are judged from 16 minutes on
+    nox -s soak -- --minutes 5           shorter; slopes are judged from 40 minutes on
     nox -s soak -- --render results/….json    print and draw a kept run again
 
 Three kinds of processes besides this one: a relay with the settings of a fresh start, but for a
@@ -79,8 +79,8 @@ FILL_SHARE: Final = 1 / 4
 """Of the time, at first: requests come `FILL_RATE` times as often, to fill those."""
 AT_ONCE: Final = 100
 """Packets that the store is given before it is waited for."""
-LONG_S: Final = 960.0
-"""From here on slopes, latencies and rates are judged: shorter runs say too little of them."""
+LONG_S: Final = 2400.0
+"""From here on slopes, latencies and rates are judged: in shorter runs tables are still filling."""
 RATE_SHARE_MIN: Final = 0.8
 PATIENCE_S: Final = 180.0
 """A busy machine needs some time until all of a short run's processes have begun."""
