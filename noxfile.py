@@ -392,9 +392,10 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def licences(session: nox.Session) -> None:
-    """Write docs/licences.md from what all environments have installed."""
+    """Write docs/licences.md from what all environments, that of nox too, have installed."""
     environment = Environment(session)
     pythons = [environment.program(group, "python") for group in (OPENAPI, SUPPLY, FUZZ)]
+    pythons.append(sys.executable)  # nox is pinned, too, and is installed nowhere else
     environment.run("python", "tools/supply.py", "licences", environment.python, *pythons)
 
 

@@ -215,7 +215,10 @@ def licence_rows() -> dict[str, tuple[str, str]]:
 
 
 def write_licences(pythons: Iterable[str]) -> int:
-    """Write the table from what each of `pythons` has installed; the first has what runs."""
+    """Write the table from what each of `pythons` has installed; the first has what runs.
+
+    Where a package is installed in none of them, the page stays as it is.
+    """
     merged: dict[str, str] = {}
     run: set[str] = set()
     for number, python in enumerate(pythons):
@@ -224,6 +227,10 @@ def write_licences(pythons: Iterable[str]) -> int:
         run = set(found["runtime"]) if number == 0 else run
     wanted = set(pins()) | run  # sqlite-utils brings pip, which nobody pins
     missing = wanted - set(merged)
+    for name in sorted(missing):
+        _say(f"NOT INSTALLED anywhere, so its licence is not known: {name}")
+    if missing:
+        return UNKNOWN
     lines = [
         "# Licences",
         "",
@@ -237,15 +244,13 @@ def write_licences(pythons: Iterable[str]) -> int:
     ]
     lines += [
         f"| {name} | {'running' if name in run else 'work'} | {merged[name]} |"
-        for name in sorted(wanted & set(merged))
+        for name in sorted(wanted)
     ]
     LICENCES.write_text("\n".join(lines) + "\n")
-    for name in sorted(missing):
-        _say(f"NOT INSTALLED anywhere, so its licence is not known: {name}")
     bad = [row for row in licence_rows().items() if not licence_parts(row[1][1]) <= ALLOWED]
     for name, (_, words) in bad:
         _say(f"NOT ALLOWED: {name}: {words}")
-    return UNKNOWN if missing else WRONG if bad else WELL
+    return WRONG if bad else WELL
 
 
 # ---- Bill of materials ----

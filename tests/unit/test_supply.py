@@ -69,6 +69,24 @@ def test_a_licence_that_is_not_known_is_not_allowed(
         assert found == told
 
 
+def test_a_page_of_licences_is_whole_or_stays_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, pins = tmp_path / "licences.md", tmp_path / "constraints.txt"
+    page.write_text("as it was")
+    pins.write_text("trio==0.1\nnobody-has-this==1\n")
+    monkeypatch.setattr(supply, "LICENCES", page)
+    monkeypatch.setattr(supply, "PINS", pins)
+    assert supply.write_licences([sys.executable]) == supply.UNKNOWN
+    assert page.read_text() == "as it was"
+    assert "NOT INSTALLED anywhere, so its licence is not known: nobody-has-this" in (
+        capsys.readouterr().out
+    )
+    pins.write_text("trio==0.1\n")
+    assert supply.write_licences([sys.executable]) == supply.WELL
+    assert supply.licence_rows()["trio"][0] == "running"
+
+
 # ---- The bill of materials ----
 
 
