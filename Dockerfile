@@ -35,15 +35,17 @@ RUN python setup.py -q build_ext -j "$(nproc)"
 
 COPY README.md ./
 COPY relay relay
-RUN pip wheel -q --no-deps --no-build-isolation --wheel-dir /wheels . \
+# As old as a wheel can be: pip writes the digest of the wheel down, so its times would be in there.
+RUN SOURCE_DATE_EPOCH=315532800 pip wheel -q --no-deps --no-build-isolation --wheel-dir /wheels . \
  && pip --python /venv/bin/python install -q --no-compile --no-deps --no-index /wheels/*.whl
 # Without what only development needs. Bytecode is made here, because the relay may not write its
-# own; it is not compared with its source, whose times the next stage need not keep.
+# own; it is not compared with its source, whose times the next stage need not keep. By force: pip
+# imports attr where it is there, and leaves bytecode with the source's time in it.
 RUN strip --strip-unneeded /venv/lib/python3*/site-packages/relay/_speedups/*.so \
  && cd /venv/lib/python3*/site-packages \
  && rm -rf pip pip-*.dist-info /venv/bin/pip* /venv/bin/*ctivate* \
  && find . -type d \( -name tests -o -name _tests \) -prune -exec rm -rf {} + \
- && python -m compileall -q --invalidation-mode unchecked-hash .
+ && python -m compileall -q -f --invalidation-mode unchecked-hash .
 
 
 FROM ${BASE}
@@ -55,12 +57,13 @@ LABEL org.opencontainers.image.title="pkarr-relay" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /venv /venv
 # - The relay's user; relay/entrypoint.py knows its number.
+#   /etc/shadow gets the day on which it was made, and that is to be the same in every build.
 # - /config.toml may say `path = ".pkarr_cache"`, as on the host: that is the mounted folder, too.
 # - Everything is imported once. That proves the image, and leaves the bytecode of those parts of the
 #   standard library that the relay uses: the base image has none, and the relay may not write its
 #   own. Without it a health check takes 0.20 s of CPU, with it 0.08; the relay's imports 0.28 and 0.17.
 RUN groupadd --gid 10001 pkarr \
- && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pkarr \
+ && SOURCE_DATE_EPOCH=315532800 useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pkarr \
  && install -d -o 10001 -g 10001 /cache \
  && ln -s /cache /.pkarr_cache \
  && /venv/bin/python -c 'import importlib, pkgutil, relay; \

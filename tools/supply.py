@@ -458,30 +458,9 @@ def members(archive: bytes) -> dict[str, tuple[object, object, object, str]]:
 
 def images() -> int:
     """Build the image twice without any cache; compare what is in it, times aside."""
-    found = []
-    for number in range(2):
-        tag = f"pkarr-relay-rebuild:{number}"
-        with tempfile.TemporaryDirectory() as folder:
-            export(Path(folder))
-            arguments = [
-                f"--build-arg={name}={os.environ[name]}"
-                for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
-                if name in os.environ
-            ]
-            command = ["docker", "build", "-q", "--no-cache", "-t", tag, *arguments, folder]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        container = subprocess.run(
-            ["docker", "create", tag], check=True, capture_output=True, text=True
-        ).stdout.strip()
-        try:
-            tree = subprocess.run(
-                ["docker", "export", container], check=True, capture_output=True
-            ).stdout
-        finally:
-            subprocess.run(["docker", "rm", container], check=True, capture_output=True)
-            subprocess.run(["docker", "rmi", tag], check=True, capture_output=True)
-        found.append({name: values[1:] for name, values in members(tree).items()})
-    first, second = found
+    with tempfile.TemporaryDirectory() as folder:
+        export(Path(folder))  # once: somebody may be at work meanwhile
+        first, second = (_image_files(f"pkarr-relay-rebuild:{number}", folder) for number in (0, 1))
     unlike = sorted(
         name for name in first.keys() | second.keys() if first.get(name) != second.get(name)
     )
@@ -490,6 +469,28 @@ def images() -> int:
     for name in unlike:
         _say(f"  {name}{'  UNEXPECTED' if name in unexpected else ''}")
     return WRONG if unexpected else WELL
+
+
+def _image_files(tag: str, folder: str) -> dict[str, tuple[object, ...]]:
+    """Build the image in `folder`; return name -> (mode, owner, digest of the content)."""
+    arguments = [
+        f"--build-arg={name}={os.environ[name]}"
+        for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
+        if name in os.environ
+    ]
+    command = ["docker", "build", "-q", "--no-cache", "-t", tag, *arguments, folder]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    container = subprocess.run(
+        ["docker", "create", tag], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    try:
+        tree = subprocess.run(
+            ["docker", "export", container], check=True, capture_output=True
+        ).stdout
+    finally:
+        subprocess.run(["docker", "rm", container], check=True, capture_output=True)
+        subprocess.run(["docker", "rmi", tag], check=True, capture_output=True)
+    return {name: values[1:] for name, values in members(tree).items()}
 
 
 IMAGE_MAY_DIFFER: Final = (

@@ -24,6 +24,8 @@ from tests.support.relay import wait_until
 RELAY_UID = 10001
 IMAGE_MB_MAX = 60
 """On top of the base image."""
+FIRST_OF_1980 = 3652
+"""Days since 1970."""
 CONFIG = '[http]\nport = 8080\n[mainline]\nbootstrap = []\n[cache]\npath = "/cache"\n'
 
 
@@ -116,6 +118,17 @@ def test_the_kernels_are_compiled_and_bytecode_is_there(image: str) -> None:
         "if getattr(m, '__cached__', None) and not Path(m.__cached__).exists()))"
     )
     assert docker("run", "--rm", image, "python", "-c", look) == "compiled"
+
+
+def test_nothing_in_it_tells_when_it_was_built(image: str) -> None:
+    """`nox -s rebuild -- images` compares two builds, but these are made on one day."""
+    look = (
+        "from pathlib import Path; found = [*Path('/venv').rglob('*.pyc')]; assert found; "
+        "print(*(p for p in found if p.read_bytes()[4:8] != bytes([1, 0, 0, 0])))"
+    )
+    assert docker("run", "--rm", image, "python", "-c", look) == "", "times of sources"
+    entry = docker("run", "--rm", "--entrypoint", "grep", image, "^pkarr:", "/etc/shadow")
+    assert entry.split(":")[2] == str(FIRST_OF_1980)
 
 
 def test_a_command_of_ones_own(image: str) -> None:
