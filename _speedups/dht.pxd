@@ -2,7 +2,7 @@
 
     dht_ids.h       identifiers, and which are closest to a target
     dht_records.h   what is stored for others
-    dht_budget.h    what each source address may cost
+    dht_budget.h    what each address may cost and have
     dht_query.h     reads plain queries
     dht_answer.h    answers them
     datagram_answerer.h   how the datagram lane calls that
@@ -62,26 +62,31 @@ cdef extern from "dht_records.h" nogil:
 
 
 cdef extern from "dht_budget.h" nogil:
-    ctypedef struct db_allowance:
+    ctypedef struct db_pace:
         double packets_per_s
         double packets_burst
-        double bytes_per_s
-        double bytes_burst
+        double to_proven
+        double to_strangers
+        double queries_per_s
+        double queries_burst
+        double queries_spare
 
     ctypedef struct db_table:
         uint64_t key[2]
-        uint64_t cells
-        double credit_ratio
-        double proof_lasts_s
-        db_allowance unproven
-        db_allowance proven
+        uint64_t count
+        db_pace pace
+        double bytes_per_s
+        double bytes_burst
         double in_all_per_s
         double in_all_burst
+        double credit_ratio
+        double proof_lasts_s
 
     bint db_prepare(db_table *table)
     void db_free(db_table *table)
     bint db_admit(db_table *table, const uint8_t *octets, size_t bytes_in, double now)
     bint db_charge(db_table *table, const uint8_t *octets, size_t bytes_out, double now)
+    double db_reserve(db_table *table, const uint8_t *octets, double wait_max_s, double now)
     void db_prove(db_table *table, const uint8_t *octets, double now)
 
 

@@ -4,7 +4,7 @@ from relay._pure import dht as kernels  # as relay._kernels, which names the twi
 
 RECORD_BYTES_MAX: Final[int]
 
-_Allowance = tuple[float, float, float, float]
+_Pace = tuple[float, float, float, float, float, float, float]
 
 def siphash(key: bytes, data: bytes) -> int: ...
 
@@ -33,14 +33,15 @@ class BudgetCells:
         key: bytes,
         cells: int,
         *,
-        unproven: _Allowance,
-        proven: _Allowance,
+        pace: _Pace,
+        unproven: tuple[float, float],
         strangers: tuple[float, float],
         credit_ratio: float,
         proof_lasts_s: float,
     ) -> Self: ...
     def admit(self, octets: bytes, bytes_in: int, now: float) -> bool: ...
     def charge(self, octets: bytes, bytes_out: int, now: float) -> bool: ...
+    def reserve(self, octets: bytes, wait_max_s: float, now: float) -> float: ...
     def prove(self, octets: bytes, now: float) -> None: ...
 
 @final

@@ -34,11 +34,11 @@ from _speedups.dht cimport (
     da_answer,
     da_responder,
     db_admit,
-    db_allowance,
     db_charge,
     db_free,
     db_prepare,
     db_prove,
+    db_reserve,
     db_table,
     di_clear,
     di_clear_all,
@@ -220,21 +220,26 @@ cdef class RecordTable:
 
 @cython.final
 cdef class BudgetCells:
-    """What each IPv4 address may still cost; see the twin for arguments."""
+    """What each IPv4 address may still cost and have; see the twin for arguments."""
     cdef db_table _table
 
     def __cinit__(
-        self, bytes key not None, Py_ssize_t cells, *, tuple unproven not None,
-        tuple proven not None, tuple strangers not None, double credit_ratio,
+        self, bytes key not None, Py_ssize_t cells, *, tuple pace not None,
+        tuple unproven not None, tuple strangers not None, double credit_ratio,
         double proof_lasts_s,
     ):
         memset(&self._table, 0, sizeof(self._table))
         _read_key(key, self._table.key)
         if not 1 <= cells < _KEYS_MOST:
             raise ValueError("a table of budgets has at least one cell")
-        self._table.cells = cells
-        self._table.unproven = _allowance(unproven)
-        self._table.proven = _allowance(proven)
+        self._table.count = cells
+        (
+            self._table.pace.packets_per_s, self._table.pace.packets_burst,
+            self._table.pace.to_proven, self._table.pace.to_strangers,
+            self._table.pace.queries_per_s, self._table.pace.queries_burst,
+            self._table.pace.queries_spare,
+        ) = pace
+        self._table.bytes_per_s, self._table.bytes_burst = unproven
         self._table.in_all_per_s, self._table.in_all_burst = strangers
         self._table.credit_ratio = credit_ratio
         self._table.proof_lasts_s = proof_lasts_s
@@ -243,12 +248,16 @@ cdef class BudgetCells:
         db_free(&self._table)
 
     def admit(self, bytes octets not None, Py_ssize_t bytes_in, double now):
-        """Count a query of `bytes_in`; False if it is beyond the budget."""
+        """Count the answer to a query of `bytes_in`; False if it is beyond the budget."""
         return db_admit(self._prepared(), _address(octets), bytes_in, now)
 
     def charge(self, bytes octets not None, Py_ssize_t bytes_out, double now):
-        """Count a reply of `bytes_out`; False if it is beyond the budget."""
+        """Count the bytes of a reply; False if they are beyond the budget."""
         return db_charge(self._prepared(), _address(octets), bytes_out, now)
+
+    def reserve(self, bytes octets not None, double wait_max_s, double now):
+        """Count a query of ours; returns the seconds until it may go, see the twin."""
+        return db_reserve(self._prepared(), _address(octets), wait_max_s, now)
 
     def prove(self, bytes octets not None, double now):
         """Note that the address receives what is sent to it."""
@@ -446,15 +455,6 @@ cdef int _read_key(bytes key, uint64_t *words) except -1:
     for at in range(_KEY_BYTES):
         words[at // 8] |= <uint64_t> octets[at] << (8 * (at % 8))
     return 0
-
-
-cdef db_allowance _allowance(tuple numbers) except *:
-    cdef db_allowance allowance
-    (
-        allowance.packets_per_s, allowance.packets_burst,
-        allowance.bytes_per_s, allowance.bytes_burst,
-    ) = numbers
-    return allowance
 
 
 cdef const uint8_t *_target(bytes target) except NULL:

@@ -28,9 +28,9 @@ _BURST_MAX: Final = 2**32 - 1
 _INTERVAL_MAX_S: Final = 2**62 / 1e9
 _MASK: Final = 2**64 - 1
 _ROUNDING: Final = 1e-6
-"""Packets that sums of many fractions may be off; nobody waits for so little."""
+"""Packets and seconds that sums of many fractions may be off; nobody waits for so little."""
 
-_Allowance = tuple[float, float, float, float]
+_Pace = tuple[float, float, float, float, float, float, float]
 
 
 def siphash(key: bytes, data: bytes) -> int:
@@ -190,17 +190,17 @@ class RecordTable:
 
 
 class BudgetCells:
-    """What each IPv4 address may still cost us, in a table of fixed size.
+    """What each IPv4 address may still cost us and have of us, in a table of fixed size.
 
-    The rules, and why, are told in `relay.dht.budget`. Each cell has a budget for strangers, and
-    one for the last address that proved itself there.
+    The rules, and why, are told in `relay.dht.budget`. Addresses that meet in a cell share all of
+    it but the proof, which is of the last one there that proved itself.
 
     Args:
         key: 16 bytes; decides which addresses share a cell.
         cells: size of the table.
-        unproven: packets per second and at once, bytes per second and at once, of strangers.
-        proven: the same of addresses that proved themselves.
-        strangers: bytes per second and at once of all strangers together.
+        pace: what a `relay.dht.budget.Pace` says, in its order.
+        unproven: bytes per second and at once, of answers to a stranger.
+        strangers: the same of all strangers together.
         credit_ratio: reply bytes earned by each byte received.
         proof_lasts_s: seconds.
     """
@@ -210,8 +210,8 @@ class BudgetCells:
         key: bytes,
         cells: int,
         *,
-        unproven: _Allowance,
-        proven: _Allowance,
+        pace: _Pace,
+        unproven: tuple[float, float],
         strangers: tuple[float, float],
         credit_ratio: float,
         proof_lasts_s: float,
@@ -220,42 +220,48 @@ class BudgetCells:
         if not 1 <= cells < _COUNT_LIMIT:
             raise ValueError("a table of budgets has at least one cell")
         self._key = key
-        self._cells = cells
+        self._count = cells
+        self._per_s, self._burst, self._to_proven, self._to_strangers, *queries = pace
+        self._queries_per_s, self._queries_burst, self._queries_spare = queries
         self._unproven = unproven
-        self._proven = proven
         self._in_all = strangers
         self._in_all_spent = 0.0
         self._credit_ratio = credit_ratio
         self._proof_lasts_s = proof_lasts_s
 
     def admit(self, octets: bytes, bytes_in: int, now: float) -> bool:
-        """Count a query of `bytes_in`; False if it is beyond the budget.
+        """Count the answer to a query of `bytes_in`; False if it is beyond the budget.
 
         Raises:
             ValueError: `octets` are not 4.
         """
-        cell, spent, (packets_per_s, packets_burst, bytes_per_s, _) = self._find(octets, now)
-        lead = max(spent.packets[cell] - now, 0.0)
-        if lead * packets_per_s + 1.0 > packets_burst + _ROUNDING:
+        cell, proven = self._find(octets, now)
+        cells = self._cells
+        share = self._to_proven if proven else self._to_strangers
+        lead = max(cells.packets[cell] - now, 0.0)
+        if lead * self._per_s + 1.0 > share + _ROUNDING:
             return False
-        spent.packets[cell] = now + lead + 1.0 / packets_per_s
-        spent.bytes[cell] -= bytes_in * self._credit_ratio / bytes_per_s
+        cells.packets[cell] = now + lead + 1.0 / self._per_s
+        if not proven:
+            cells.bytes[cell] -= bytes_in * self._credit_ratio / self._unproven[0]
         return True
 
     def charge(self, octets: bytes, bytes_out: int, now: float) -> bool:
-        """Count a reply of `bytes_out`; False if it is beyond the budget.
+        """Count the bytes of a reply; False if they are beyond the budget.
 
         Raises:
             ValueError: `octets` are not 4.
         """
-        cell, spent, allowance = self._find(octets, now)
-        _, _, bytes_per_s, bytes_burst = allowance
-        lead = max(spent.bytes[cell] - now, 0.0)
+        cell, proven = self._find(octets, now)
+        if proven:
+            return True
+        bytes_per_s, bytes_burst = self._unproven
+        lead = max(self._cells.bytes[cell] - now, 0.0)
         if lead * bytes_per_s + bytes_out > bytes_burst:
             return False
-        if allowance is self._unproven and not self._charge_in_all(bytes_out, now):
+        if not self._charge_in_all(bytes_out, now):
             return False
-        spent.bytes[cell] = now + lead + bytes_out / bytes_per_s
+        self._cells.bytes[cell] = now + lead + bytes_out / bytes_per_s
         return True
 
     def _charge_in_all(self, bytes_out: int, now: float) -> bool:
@@ -266,6 +272,31 @@ class BudgetCells:
         self._in_all_spent = now + lead + bytes_out / bytes_per_s
         return True
 
+    def reserve(self, octets: bytes, wait_max_s: float, now: float) -> float:
+        """Count a query of ours; returns the seconds until it may go, 0 for at once.
+
+        If that is more than `wait_max_s`, nothing was counted: it may not go.
+
+        Raises:
+            ValueError: `octets` are not 4.
+        """
+        cell = self._cell(octets)
+        cells = self._cells
+        lead = max(cells.packets[cell] - now, 0.0)
+        queries_lead = max(cells.queries[cell] - now, 0.0)
+        spare_s = _wait(lead, self._per_s, self._queries_spare)
+        right_s = max(
+            _wait(lead, self._per_s, self._burst),
+            _wait(queries_lead, self._queries_per_s, self._queries_burst),
+        )
+        wait_s = min(spare_s, right_s)
+        if wait_s > wait_max_s:
+            return wait_s
+        cells.packets[cell] = now + lead + 1.0 / self._per_s
+        if spare_s > right_s:
+            cells.queries[cell] = now + queries_lead + 1.0 / self._queries_per_s
+        return wait_s
+
     def prove(self, octets: bytes, now: float) -> None:
         """Note that the address receives what is sent to it.
 
@@ -273,55 +304,49 @@ class BudgetCells:
             ValueError: `octets` are not 4.
         """
         cell = self._cell(octets)
-        self._proofs.ips[cell] = int.from_bytes(octets, "big")
-        self._proofs.until[cell] = now + self._proof_lasts_s
+        self._cells.proven[cell] = int.from_bytes(octets, "big")
+        self._cells.proof_ends[cell] = now + self._proof_lasts_s
 
     def _cell(self, octets: bytes) -> int:
         if len(octets) != _ADDRESS_BYTES:
             raise ValueError("an IPv4 address has 4 bytes")
-        return siphash(self._key, octets) % self._cells
+        return siphash(self._key, octets) % self._count
 
-    def _find(self, octets: bytes, now: float) -> "tuple[int, _Spent, _Allowance]":
-        """The cell of a source, and which of the two budgets in it is the source's."""
+    def _find(self, octets: bytes, now: float) -> tuple[int, bool]:
+        """The cell of a source, and whether it has proved itself."""
         cell = self._cell(octets)
-        proofs = self._proofs
-        if now < proofs.until[cell] and proofs.ips[cell] == int.from_bytes(octets, "big"):
-            return cell, proofs.spent, self._proven
-        return cell, self._strangers, self._unproven
-
-    # Made on first use: a node on a test network never needs them.
-
-    @cached_property
-    def _strangers(self) -> "_Spent":
-        return _Spent(self._cells)
+        cells = self._cells
+        proven = now < cells.proof_ends[cell] and cells.proven[cell] == int.from_bytes(
+            octets, "big"
+        )
+        return cell, proven
 
     @cached_property
-    def _proofs(self) -> "_Proofs":
-        return _Proofs(self._cells)
+    def _cells(self) -> "_Cells":
+        """Made on first use: a node on a test network never needs them."""
+        return _Cells(self._count)
 
 
-class _Spent:
-    """Budgets of one kind, by cell: the time at which all that was spent will be earned back.
+def _wait(lead: float, per_s: float, burst: float) -> float:
+    """Seconds until `burst` leaves room for one more."""
+    wait_s = lead - (burst - 1.0) / per_s
+    return 0.0 if wait_s < _ROUNDING else wait_s
+
+
+class _Cells:
+    """By cell: the time at which all that was spent will be earned back; and the last proof.
 
     Times in the past mean an untouched budget. (This is GCRA, with time as the unit.)
     """
 
-    __slots__ = ("bytes", "packets")
+    __slots__ = ("bytes", "packets", "proof_ends", "proven", "queries")
 
     def __init__(self, cells: int) -> None:
         self.packets = _zeros(cells)
+        self.queries = _zeros(cells)
         self.bytes = _zeros(cells)
-
-
-class _Proofs:
-    """By cell: the last address that proved itself, how long that counts, and its budget."""
-
-    __slots__ = ("ips", "spent", "until")
-
-    def __init__(self, cells: int) -> None:
-        self.ips: array[int] = array("Q", bytes(8 * cells))
-        self.until = _zeros(cells)
-        self.spent = _Spent(cells)
+        self.proof_ends = _zeros(cells)
+        self.proven: array[int] = array("Q", bytes(8 * cells))
 
 
 class RateCells:

@@ -5,8 +5,9 @@ Three things hold a query back:
 - the *window*: at most so many queries are on the wire at a time, counting those younger than
   the soft time limit. Answers then cannot arrive faster than the receive buffer can hold them
   while we are busy: this is what the reference lacks when many look-ups run at once;
-- *pacing* per address: libtorrent bans an address for 50 packets in 10 s. What has to wait
-  longer than a second is not sent at all, and the operation goes on without that node;
+- *pacing* per address (`relay.dht.budget`): libtorrent bans an address for 50 packets in 10 s.
+  What has to wait longer than a second is not sent at all, and the operation goes on without that
+  node;
 - the *transaction table*, whose size is fixed.
 
 Operations wait in a queue of first come, first served: finishing one early beats having all
@@ -24,6 +25,7 @@ from random import Random
 from typing import Final, Protocol, TypeAlias
 from weakref import ref
 
+from relay.dht.budget import LATE_MAX_S
 from relay.dht.counters import NodeCounters
 from relay.dht.node_id import Address
 from relay.dht.operations import Contact, Operation, State
@@ -46,10 +48,10 @@ Action: TypeAlias = Callable[[float], None]
 
 
 class PacerLike(Protocol):
-    """What the dispatcher needs of `relay.dht.budget.Pacer`."""
+    """What the dispatcher needs of `relay.dht.budget.SourceBudgets`."""
 
-    def reserve(self, ip: str, now: float) -> float:
-        """Return the seconds until a packet may go to `ip`, and count it; 0: now."""
+    def reserve(self, ip: str, wait_max_s: float, now: float) -> float:
+        """Return the seconds until a query may go to `ip`; counts it if it is not too long."""
 
 
 class Silences:
@@ -165,6 +167,15 @@ class Dispatcher:
             return
         self._outbox.append((payload, address))
 
+    def send_ping(self, payload: bytes, address: Address, now: float) -> bool:
+        """Send a query of which no answer is waited for, at its time; False: it may not go."""
+        wait_s = self._pacer.reserve(address[0], 0.0, now)
+        if wait_s > 0.0:
+            self._counters.dropped_pacing += 1
+            return False
+        self._outbox.append((payload, address))
+        return True
+
     def call_at(self, at: float, action: Action) -> None:
         """Call `action(now)` once, at the first deadline not before `at`."""
         self._timers_set += 1
@@ -258,7 +269,7 @@ class Dispatcher:
     def _ask(self, operation: Operation, contact: Contact, now: float) -> None:
         """Send the first query to a contact, now or when its address allows it."""
         address = contact.address
-        wait_s = self._pacer.reserve(address[0], now)
+        wait_s = self._pacer.reserve(address[0], PACING_WAIT_MAX_S, now)
         if wait_s > PACING_WAIT_MAX_S:
             self._counters.dropped_pacing += 1
             operation.on_dead(contact)
@@ -269,16 +280,26 @@ class Dispatcher:
             self._send(operation, contact, now)
             return
         self._counters.paced += 1
-        self.call_at(now + wait_s, partial(self._send_paced, operation, contact))
+        latest = now + wait_s + LATE_MAX_S
+        self.call_at(now + wait_s, partial(self._send_paced, operation, contact, latest))
 
-    def _send_paced(self, operation: Operation, contact: Contact, now: float) -> None:
+    def _send_paced(
+        self, operation: Operation, contact: Contact, latest: float, now: float
+    ) -> None:
         if operation.done:
             return
-        if self._transactions.full:
+        if self._transactions.full or not self._has_place(contact, latest, now):
             operation.on_dead(contact)
             self.advance(operation, now)
         else:
             self._send(operation, contact, now)
+
+    def _has_place(self, contact: Contact, latest: float, now: float) -> bool:
+        """Whether what has waited may go; whoever was suspended meanwhile takes a new place."""
+        if now <= latest or not self._pacer.reserve(contact.address[0], 0.0, now):
+            return True
+        self._counters.dropped_pacing += 1
+        return False
 
     def _send(self, operation: Operation, contact: Contact, now: float) -> None:
         transaction, payload = self._transactions.open(operation, contact, now)
@@ -338,14 +359,17 @@ class Dispatcher:
 
     def _ask_again(self, transaction: Transaction, now: float) -> None:
         """Send the second datagram as soon as the address allows it."""
-        wait_s = self._pacer.reserve(transaction.contact.address[0], now)
+        wait_s = self._pacer.reserve(transaction.contact.address[0], PACING_WAIT_MAX_S, now)
         if wait_s <= 0:
-            self._send_again(transaction, now)
+            self._send_again(transaction, now, now)
         elif wait_s <= PACING_WAIT_MAX_S:
-            self.call_at(now + wait_s, partial(self._send_again, transaction))
+            latest = now + wait_s + LATE_MAX_S
+            self.call_at(now + wait_s, partial(self._send_again, transaction, latest))
 
-    def _send_again(self, transaction: Transaction, now: float) -> None:
+    def _send_again(self, transaction: Transaction, latest: float, now: float) -> None:
         if transaction.done or transaction.operation.done:
+            return
+        if not self._has_place(transaction.contact, latest, now):
             return
         payload = self._transactions.open_again(transaction, now)
         self._counters.queries_repeated += 1

@@ -25,7 +25,7 @@ from typing import Final, Literal, TypeAlias
 
 from relay._kernels import Answer, Value
 from relay.dht import krpc, native
-from relay.dht.budget import Pacer, QueryLimit, SourceBudgets
+from relay.dht.budget import QueryLimit, SourceBudgets
 from relay.dht.counters import NodeCounters
 from relay.dht.dispatcher import Dispatcher
 from relay.dht.estimate import LookupHistory
@@ -136,7 +136,7 @@ class DhtNode:
         """Answers plain queries as we would, for the lane of our driver; None: nobody does."""
         self._dispatcher = Dispatcher(
             rng=rng,
-            pacer=Pacer(secret),
+            pacer=self._budgets,
             request_timeout_s=request_timeout_s,
             counters=self.counters,
             traffic=self.traffic,
@@ -525,7 +525,8 @@ class DhtNode:
             self._identity.addresses.discard(former)
         self._identity.addresses.add(address)
         ping = self._public.trial(self._identity.node_id, read_only=self._identity.read_only)
-        self._dispatcher.reply(ping, address)
+        if not self._dispatcher.send_ping(ping, address, now):
+            self._public.postpone()
 
     def _check_id(self, ip: str, now: float) -> None:
         """Take a secure identifier for an address that proved to be ours (BEP 42)."""

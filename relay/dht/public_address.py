@@ -30,6 +30,7 @@ class PublicAddress:
         self._rng = rng
         self._fixed_ip = fixed_ip
         self._trial: tuple[Address, bytes] | None = None
+        self._postponed = False
         self.address: Address | None = None
         self.firewalled = True
 
@@ -39,7 +40,7 @@ class PublicAddress:
         if not ranked:
             return None
         address, count = ranked[0]
-        if 2 * count <= votes.total() or address == self.address:
+        if 2 * count <= votes.total() or (address == self.address and not self._postponed):
             return None
         if not is_unicast(address[0]) or address[1] == 0:
             return None
@@ -47,6 +48,7 @@ class PublicAddress:
             return None
         self.address = address
         self.firewalled = True
+        self._postponed = False
         return address
 
     def trial(self, own_id: bytes, *, read_only: bool) -> bytes:
@@ -55,6 +57,11 @@ class PublicAddress:
         if self.address is not None:
             self._trial = (self.address, transaction_id)
         return krpc.encode(Query(transaction_id, b"ping", {b"id": own_id}, read_only=read_only))
+
+    def postpone(self) -> None:
+        """Note that the ping could not be sent: the next votes for the address have it tried."""
+        self._trial = None
+        self._postponed = True
 
     @property
     def trial_source(self) -> bytes:

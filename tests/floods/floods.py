@@ -196,7 +196,8 @@ class _Count:
 class Honest(_Client):
     """Pings now and then, from an address of its own, and counts the answers."""
 
-    PAUSE_S: Final = 0.25
+    PAUSE_S: Final = 0.5
+    """As often as one address is answered."""
     PATIENCE_S: Final = 2.0
 
     def __init__(self, relay: RelayProcess, source: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from relay._kernels import encode
-from relay.dht.budget import CREDIT_RATIO, UNPROVEN
+from relay.dht.budget import CREDIT_RATIO, PACE, UNPROVEN
 from tests.floods.floods import (
     ID,
     Generator,
@@ -192,7 +192,7 @@ def test_flood(target: Target, generator: Generator, name: str) -> None:
     assert growth < GROWTH_MAX
     # Nobody gets more than a stranger's budget, and the credit that what was admitted earns.
     span_s = flood.seconds + 1.0
-    packets = sources * (UNPROVEN.packets_burst + UNPROVEN.packets_per_s * span_s)
+    packets = sources * (PACE.to_strangers + PACE.packets_per_s * span_s)
     credit = CREDIT_RATIO * min(packets * 2048, flood.sent_bytes)
     budget = sources * (UNPROVEN.bytes_burst + UNPROVEN.bytes_per_s * span_s)
     assert flood.replies <= packets

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from relay._pure import dht as pure
 from relay._pure.xor import distance
 from relay._speedups import dht as compiled
-from relay.dht.budget import CREDIT_RATIO, PROOF_LASTS_S, PROVEN, UNPROVEN
+from relay.dht.budget import CREDIT_RATIO, PACE, PROOF_LASTS_S
 
 BOTH = pytest.mark.parametrize("kernel", [compiled, pure], ids=["compiled", "pure"])
 KEY = bytes(range(16))
@@ -206,8 +206,8 @@ def budget_cells(kernel: ModuleType, cells: int) -> compiled.BudgetCells:
     made: compiled.BudgetCells = kernel.BudgetCells(
         KEY,
         cells,
-        unproven=(5.0, 10.0, 512.0, 8192.0),
-        proven=(200.0, 400.0, 65_536.0, 262_144.0),
+        pace=(2.0, 25.0, 20.0, 10.0, 1.0, 15.0, 5.0),
+        unproven=(512.0, 8192.0),
         strangers=(1024.0, 12_000.0),
         credit_ratio=CREDIT_RATIO,
         proof_lasts_s=PROOF_LASTS_S,
@@ -215,27 +215,29 @@ def budget_cells(kernel: ModuleType, cells: int) -> compiled.BudgetCells:
     return made
 
 
-def test_the_allowances_are_in_the_order_that_the_cells_expect() -> None:
-    for allowance, burst in ((UNPROVEN, 10.0), (PROVEN, 400.0)):
-        assert list(allowance.__slots__) == [
-            "packets_per_s",
-            "packets_burst",
-            "bytes_per_s",
-            "bytes_burst",
-        ]
-        assert allowance.packets_burst == burst
+def test_the_pace_is_in_the_order_that_the_cells_expect() -> None:
+    assert list(PACE.__slots__) == [
+        "packets_per_s",
+        "packets_burst",
+        "to_proven",
+        "to_strangers",
+        "queries_per_s",
+        "queries_burst",
+        "queries_spare",
+    ]
+    assert PACE.packets_burst == 25.0
 
 
 @given(
     st.integers(1, 3),
     st.lists(
         st.tuples(
-            st.sampled_from(["admit", "charge", "prove"]),
+            st.sampled_from(["admit", "charge", "reserve", "prove"]),
             st.integers(0, 4),
             st.integers(0, 1500),
             st.just(0.0) | st.floats(0, 0.5) | st.floats(0, 700),
         ),
-        max_size=120,
+        max_size=200,
     ),
 )
 def test_budgets_agree(cells: int, steps: list[tuple[str, int, int, float]]) -> None:
@@ -247,6 +249,9 @@ def test_budgets_agree(cells: int, steps: list[tuple[str, int, int, float]]) -> 
         if verb == "prove":
             for table in tables:
                 table.prove(octets, now)
+        elif verb == "reserve":
+            waits = [table.reserve(octets, size / 1000, now) for table in tables]
+            assert waits[0] == waits[1]
         else:
             outcomes = [getattr(table, verb)(octets, size, now) for table in tables]
             assert outcomes[0] == outcomes[1]
@@ -260,6 +265,8 @@ def test_budgets_are_of_ipv4_addresses(kernel: ModuleType) -> None:
             ask(bytes(16), 1, 0.0)
     with pytest.raises(ValueError, match=r"^an IPv4 address has 4 bytes$"):
         table.prove(b"", 0.0)
+    with pytest.raises(ValueError, match=r"^an IPv4 address has 4 bytes$"):
+        table.reserve(b"12345", 1.0, 0.0)
     with pytest.raises(ValueError, match=r"^a table of budgets has at least one cell$"):
         budget_cells(kernel, 0)
 

@@ -51,7 +51,7 @@ def _tell(seed: int) -> int:
     print(f"seed {seed}: {report.datagrams} datagrams, digest {report.digest:08x}")
     for name, count in sorted(report.counts.items()):
         print(f"  {name}: {count}")
-    print(f"  most queries to one address in 10 s: {report.most_queries}")
+    print(f"  most packets to one address in 10 s: {report.most_packets}")
     return 0
 
 
@@ -83,11 +83,11 @@ def _histories(seeds: range, processes: int) -> bool:
         print(f"  {name}: {count}")
     if reports:
         datagrams = [report.datagrams for report in reports]
-        queries = [report.most_queries for report in reports]
+        packets = [report.most_packets for report in reports]
         print(
             f"{len(reports)} histories held, {failures} failed; datagrams: {sum(datagrams)}, "
-            f"median {statistics.median(datagrams):.0f}, most {max(datagrams)}; queries to one "
-            f"address in 10 s: median {statistics.median(queries):.0f}, most {max(queries)}"
+            f"median {statistics.median(datagrams):.0f}, most {max(datagrams)}; packets to one "
+            f"address in 10 s: median {statistics.median(packets):.0f}, most {max(packets)}"
         )
     return failures == 0
 

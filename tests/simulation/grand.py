@@ -145,7 +145,7 @@ class Found:
     stored: list[int] = field(default_factory=list)
     """Honest nodes that had each packet once it was put."""
     most_packets: int = 0
-    """To one address within 10 s: queries of any honest node, or all that the relay sent."""
+    """To one address within 10 s: of any honest node, or of the relay where it is about that."""
     datagrams: int = 0
 
     @property
@@ -177,7 +177,7 @@ def among_liars(
         for one in city.authors[:keys]:
             result.note(city.get(rng.choice(city.honest), one), one.items[2])
     city.check()
-    result.most_packets, result.datagrams = city.packets.most_queries, world.sent
+    result.most_packets, result.datagrams = city.packets.most_packets, world.sent
     return result
 
 
@@ -195,7 +195,7 @@ def sybils(seed: int, nodes: int, *, valid: bool, count: int = 20, keys: int = 5
         for _ in range(20):
             result.note(city.get(rng.choice(city.honest), one), one.items[1])
     city.check()
-    result.most_packets, result.datagrams = city.packets.most_queries, world.sent
+    result.most_packets, result.datagrams = city.packets.most_packets, world.sent
     return result
 
 
@@ -256,7 +256,7 @@ def exodus(seed: int, nodes: int, *, keys: int = 40, gap_s: float = 3.0) -> Foun
     result.stored = [city.holders(one.items[1]) for one in city.authors[:keys]]
     city.honest = [host for host in city.honest if host.alive]
     city.check()
-    result.most_packets, result.datagrams = city.packets.most_queries, world.sent
+    result.most_packets, result.datagrams = city.packets.most_packets, world.sent
     return result
 
 

@@ -71,9 +71,8 @@ class Report:
     seed: int
     digest: int = 0
     datagrams: int = 0
-    most_queries: int = 0
-    """To one public address within 10 s."""
     most_packets: int = 0
+    """To one public address within 10 s, queries and answers."""
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -234,7 +233,6 @@ class _History:
             nursery.cancel_scope.cancel()
         report = self.report
         report.digest, report.datagrams = world.digest, world.sent
-        report.most_queries = self.packets.most_queries
         report.most_packets = self.packets.most_packets
 
     async def _pass(self, seconds: float) -> None:

@@ -36,7 +36,7 @@ KINDS: Final = (
 )
 """Those that wait to be asked."""
 
-ACTIVE: Final = ("token thief", "flooder", "spoofer")
+ACTIVE: Final = ("token thief", "flooder", "spoofer", "reflector")
 """Those that begin by themselves."""
 
 
@@ -218,6 +218,10 @@ class Liar:
             victim = rng.choice(victims).address
             for _ in range(rng.randrange(5, 40)):
                 self._outbox.append((self._random_query(), victim))
+        elif self.kind == "reflector":  # so that one honest node bans another
+            via, other = rng.choice(victims), rng.choice(victims).address
+            for _ in range(rng.randrange(20, 80)):
+                world.transmit(me, self._random_query(), via.address, source=other)
         else:  # in the names of honest nodes, which the victim may know
             victim, other = rng.choice(victims), rng.choice(victims).address
             token = self.ring.tokens.get(victim.address, b"")

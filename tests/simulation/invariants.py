@@ -43,42 +43,28 @@ class Violation(AssertionError):  # noqa: N818 - it is what it says
 class PacketWatch:
     """How many packets went from each honest host to each public address within `WINDOW_S`.
 
-    Queries and answers are counted apart: how many of the latter there are is up to who asks.
+    Queries and answers, whoever asked for them: libtorrent makes no difference.
 
     Args:
-        queries_max: more queries than this are a violation.
+        packets_max: more than this are a violation.
     """
 
-    def __init__(self, queries_max: int = PACKETS_MAX) -> None:
-        self.queries_max = queries_max
-        self.most_queries = 0
+    def __init__(self, packets_max: int = PACKETS_MAX) -> None:
+        self.packets_max = packets_max
         self.most_packets = 0
-        self._queries: dict[tuple[Address, str], deque[float]] = {}
-        self._packets: dict[tuple[Address, str], deque[float]] = {}
+        self._sent: dict[tuple[Address, str], deque[float]] = {}
 
-    def __call__(self, host: Host, payload: bytes, to: Address, now: float) -> None:
+    def __call__(self, host: Host, _payload: bytes, to: Address, now: float) -> None:
         """Count a datagram; see `World.watchers`."""
         if is_exempt(to[0]):
             return
-        key = (host.address, to[0])
-        self.most_packets = max(self.most_packets, _count(self._packets, key, now))
-        if payload.endswith(b"1:y1:qe"):
-            queries = _count(self._queries, key, now)
-            self.most_queries = max(self.most_queries, queries)
-            if queries > self.queries_max:
-                raise Violation(f"{queries} queries from {host.address} to {to[0]} in 10 s")
-
-
-def _count(
-    sent: dict[tuple[Address, str], deque[float]], key: tuple[Address, str], now: float
-) -> int:
-    times = sent.get(key)
-    if times is None:
-        times = sent[key] = deque()
-    times.append(now)
-    while times[0] < now - WINDOW_S:
-        times.popleft()
-    return len(times)
+        times = self._sent.setdefault((host.address, to[0]), deque())
+        times.append(now)
+        while times[0] < now - WINDOW_S:
+            times.popleft()
+        self.most_packets = max(self.most_packets, len(times))
+        if len(times) > self.packets_max:
+            raise Violation(f"{len(times)} packets from {host.address} to {to[0]} in 10 s")
 
 
 def sizes(subject: DhtNode) -> Iterator[tuple[str, int, int]]:

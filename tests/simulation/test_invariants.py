@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from relay.dht import krpc
 from relay.dht.events import Event, GetFinished, GetHandle, ItemReceived, PutFinished
+from relay.dht.krpc import Query
 from relay.dht.node import DhtNode
 from relay.dht.node_id import Address, NodeInfo
 from relay.pkarr.keys import PublicKey
@@ -16,7 +18,7 @@ from tests.simulation import invariants
 from tests.simulation.authors import author
 from tests.simulation.desk import Desk, MemoryStore, SimDriver
 from tests.simulation.histories import Doubles, HistoryError, run
-from tests.simulation.hostile import Ring
+from tests.simulation.hostile import Liar, Ring
 from tests.simulation.invariants import (
     PacketWatch,
     Recency,
@@ -188,16 +190,13 @@ def test_an_older_item_after_a_newer_one_is_noticed() -> None:
     assert "older item after a newer one" in violation(Doubles(node=Confused), 21)
 
 
-def test_packets_at_one_address_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node without a pacer, in a small network where everybody is asked each time."""
+def test_queries_to_one_address_are_counted() -> None:
+    """A node without a pace, in a small network where everybody is asked each time."""
 
     class Unpaced(DhtNode):
         def __init__(self, **options: object) -> None:
             super().__init__(**options)  # type: ignore[arg-type]
-            self._dispatcher._pacer = self
-
-        def reserve(self, ip: str, now: float) -> float:
-            return 0.0
+            self._budgets.reserve = lambda *_: 0.0  # type: ignore[method-assign]
 
     def burst(make: Callable[..., DhtNode]) -> PacketWatch:
         world, watch = World("burst"), PacketWatch()
@@ -211,9 +210,45 @@ def test_packets_at_one_address_are_counted(monkeypatch: pytest.MonkeyPatch) -> 
             world.advance(0.1)
         return watch
 
-    assert 40 <= burst(DhtNode).most_queries <= invariants.PACKETS_MAX
-    with pytest.raises(Violation, match="queries from"):
+    assert 30 <= burst(DhtNode).most_packets <= invariants.PACKETS_MAX
+    with pytest.raises(Violation, match="packets from"):
         burst(Unpaced)
+
+
+class Generous(DhtNode):
+    """Does not count its answers."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        self._budgets.admit = lambda *_: True  # type: ignore[method-assign]
+
+
+def test_answers_to_one_address_are_counted() -> None:
+    """A spoofer asks in the names of nodes that have proved themselves; also behind the lane."""
+
+    def spoofed(make: Callable[..., DhtNode], *, lane: bool = False) -> PacketWatch:
+        world, watch = World("spoofed"), PacketWatch()
+        world.watchers.append(watch)
+        seeds: list[Address] = []
+        for _ in range(5):
+            seeds.append(world.add_node(seeds, make=make, lane=lane).address)
+            world.advance(1.0)
+        place = (world.new_ip(), 6881)
+        ring = Ring(world, [author(1)], author(1000))
+        liar = Liar(ring, "spoofer", place, world.secure_id(place[0]), pace_s=0.005)
+        host = world.add(liar, place, honest=False)
+        world.transmit(host, krpc.encode(Query(b"aa", b"ping", {b"id": liar.node_id})), seeds[0])
+        world.advance(30.0)
+        return watch
+
+    for lane in (False, True):
+        assert 35 <= spoofed(DhtNode, lane=lane).most_packets <= invariants.PACKETS_MAX
+    with pytest.raises(Violation, match="packets from"):
+        spoofed(Generous)
+
+
+def test_histories_show_a_node_that_does_not_count_its_answers() -> None:
+    assert "packets from" in violation(Doubles(node=Generous))
 
 
 def fresh_host() -> Host:

@@ -1,5 +1,6 @@
 /* dht_answer.h: whatever is stored and whoever asks, a reply is well-formed, fits a datagram and
- * is only given while we serve.
+ * is only given while we serve; and no public address gets more than 45 packets in 10 s, queries of
+ * ours among them.
  *
  * An input is steps: an operation, a number, two bytes of size, and so many octets. */
 #include <assert.h>
@@ -9,6 +10,8 @@
 
 #define NODES 64
 #define RECORDS 8
+#define PACKETS_MAX 45 /* libtorrent bans who sends it more than 50 */
+#define WINDOW_S 10.0
 
 enum { STORE_VALUE, STORE_ITEM, KNOW_NODE, FORGET_NODE, PROVE, TELL, QUERY, OPERATIONS };
 
@@ -49,8 +52,24 @@ static void store_item(dr_table *table, uint8_t number, const uint8_t *octets, s
     assert(dr_put(table, target, record, (uint32_t)(value + head + size - record)));
 }
 
-static void query(da_responder *responder, uint8_t number, const uint8_t *octets, size_t size,
-                  double now)
+/* When the last 45 packets went to an address: one more needs that the first is 10 s ago. */
+typedef struct {
+    double at[PACKETS_MAX];
+    unsigned count;
+} pace_log;
+
+static void note_packet(pace_log *log, uint8_t number, double now)
+{
+    if (da_is_exempt(sources[number % 4]))
+        return;
+    double *oldest = &log->at[log->count % PACKETS_MAX];
+    assert(log->count < PACKETS_MAX || now - *oldest > WINDOW_S);
+    *oldest = now;
+    log->count++;
+}
+
+static void query(da_responder *responder, pace_log *log, uint8_t number, const uint8_t *octets,
+                  size_t size, double now)
 {
     uint8_t *reply = malloc(LA_REPLY_MAX), *payload = malloc(size ? size : 1);
     size_t bytes = 0;
@@ -68,6 +87,7 @@ static void query(da_responder *responder, uint8_t number, const uint8_t *octets
         assert(bytes <= DA_PAYLOAD_MAX && reply[0] == 'd');
         assert(dq_skip(&source, 0) && source.at == source.end);
         assert(after.replies_out == before.replies_out + 1);
+        note_packet(log, number, now);
     } else
         assert(after.replies_out == before.replies_out);
     free(reply);
@@ -79,8 +99,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const uint64_t key[2] = {1, 2};
     di_table ids;
     dr_table values, items, swarms;
-    db_table budgets = {.key = {3, 4}, .cells = 16, .credit_ratio = 2, .proof_lasts_s = 600,
-                        .unproven = {5, 10, 512, 8192}, .proven = {200, 400, 65536, 262144}};
+    db_table budgets = {.key = {3, 4}, .count = 16, .credit_ratio = 2, .proof_lasts_s = 600,
+                        .pace = {2, 25, 20, 10, 1, 15, 5}, .bytes_per_s = 512,
+                        .bytes_burst = 8192, .in_all_per_s = 65536, .in_all_burst = 262144};
+    pace_log logs[4] = {{{0}, 0}};
     fc_table limit;
     double now = 0;
     assert(di_init(&ids, NODES) && fc_init(&limit, FC_NS / 2, 3, 4, key));
@@ -116,6 +138,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         case PROVE:
             assert(db_prepare(&budgets));
             db_prove(&budgets, sources[number % 4], now);
+            if (number & 128 && !(db_reserve(&budgets, sources[number % 4], 0.0, now) > 0.0))
+                note_packet(&logs[number % 4], number, now);
             break;
         case TELL:
             responder.serves = !(number & 1);
@@ -126,7 +150,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             now += number & 64 ? 1000 : 0;
             break;
         default:
-            query(&responder, number, data, bytes, now);
+            query(&responder, &logs[number % 4], number, data, bytes, now);
         }
         data += bytes, size -= bytes;
     }

@@ -49,7 +49,7 @@ class FixedPacer:
     def __init__(self, **waits: float) -> None:
         self.waits = waits
 
-    def reserve(self, ip: str, now: float) -> float:
+    def reserve(self, ip: str, wait_max_s: float, now: float) -> float:
         return self.waits.get(ip.replace(".", "_"), 0.0)
 
 
@@ -185,6 +185,44 @@ def test_pacing_delays_a_query_and_its_clock() -> None:
     desk.run_to(0.8)
     assert waiting.state is State.SLOW
     assert desk.counters.paced == 1
+
+
+def test_a_place_that_was_missed_is_not_used() -> None:
+    """A suspended machine would else send at once what was to go one by one."""
+    for called_at, free, sent in ((1.3, False, 1), (1.4, False, 0), (1.4, True, 1)):
+        pacer = FixedPacer(**{"10_0_0_1": 0.3})
+        desk = Desk(pacer)
+        waiting = contact(1)
+        operation = Asking(waiting)
+        desk.dispatcher.submit(operation, 0.0)
+        if free:
+            pacer.waits.clear()
+        desk.dispatcher.handle_deadline(called_at)
+        assert len(desk.ids()) == sent
+        assert (waiting.state is State.DEAD) == (not sent)
+        assert desk.counters.dropped_pacing == 1 - sent
+        assert len(desk.settled) == 1 - sent
+
+
+def test_a_second_try_that_missed_its_place_is_not_made() -> None:
+    for called_at, sent in ((1.8, 1), (1.9, 0)):
+        pacer = FixedPacer()
+        desk = Desk(pacer)
+        desk.dispatcher.submit(Asking(contact(1), patient=True), 0.0)
+        desk.ids()
+        pacer.waits["10_0_0_1"] = 0.3
+        desk.dispatcher.handle_deadline(0.5)
+        desk.dispatcher.handle_deadline(called_at)
+        assert desk.counters.queries_repeated == sent
+        assert desk.counters.dropped_pacing == 1 - sent
+
+
+def test_a_ping_that_nobody_waits_for_is_paced_too() -> None:
+    desk = Desk(FixedPacer(**{"10_0_0_1": 0.3}))
+    assert not desk.dispatcher.send_ping(b"ping", ("10.0.0.1", 1), 0.0)
+    assert desk.dispatcher.send_ping(b"ping", ("10.0.0.2", 1), 0.0)
+    assert desk.dispatcher.take_datagrams() == [(b"ping", ("10.0.0.2", 1))]
+    assert desk.counters.dropped_pacing == 1
 
 
 def test_what_would_wait_longer_than_a_second_is_left_out() -> None:

@@ -607,6 +607,23 @@ def test_the_public_address_gives_a_secure_identifier_and_server_mode() -> None:
     assert node.server_mode
 
 
+def test_the_ping_to_our_own_address_waits_until_it_may_have_one() -> None:
+    """Liars name somebody else's address as ours: it gets no more packets than any other."""
+    net = SimNetwork(3, public=True)
+    addresses = net.grow(12)
+    ours, node = net.add_node(addresses[:2], server="auto", knows_ip=False)
+    while node._budgets.reserve(ours[0], 0.0, net.now) == 0.0:
+        pass
+    net.get(ours, bytes(32))
+    assert node.public_address == ours
+    assert node.firewalled
+    assert node.counters.dropped_pacing > 0
+    net.advance(20.0)
+    net.get(ours, bytes(32))
+    net.advance(1.0)
+    assert not node.firewalled, "our ping came back in"
+
+
 def test_a_configured_public_ip_gives_a_secure_identifier_at_once() -> None:
     node = make_node(public_ip="93.184.216.34")
     assert is_secure(node.node_id, "93.184.216.34")

@@ -68,3 +68,15 @@ def test_only_our_own_ping_from_that_address_proves_it() -> None:
     assert public.firewalled
     assert public.confirm(ping, OURS)
     assert not public.confirm(ping, OURS), "it counts once"
+
+
+def test_a_ping_that_could_not_be_sent_is_tried_after_the_next_votes() -> None:
+    public = make()
+    assert public.vote(Counter({OURS: 1})) == OURS
+    trial(public)
+    public.postpone()
+    assert public.trial_source == b""
+    assert public.vote(Counter({OURS: 1})) == OURS
+    assert public.confirm(trial(public), OURS)
+    assert public.vote(Counter({OURS: 1})) is None
+    assert not public.firewalled
