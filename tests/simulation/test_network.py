@@ -312,6 +312,22 @@ def test_public_addresses_are_paced() -> None:
     assert node.counters.dropped_pacing > 0
 
 
+def test_nodes_that_all_ask_more_than_there_is_room_for_are_answered() -> None:
+    """Each has room for two packets a second to another: half are answers, not all queries."""
+    net = SimNetwork(30, public=True)
+    addresses = net.grow(6)
+    nodes = [net.machines[address] for address in addresses]
+    net.advance(20.0)
+    before = [node.counters.responses_in for node in nodes]  # type: ignore[attr-defined]
+    for number in range(60):
+        for at, address in enumerate(addresses):
+            net.start_get(address, bytes([number, at]) * 16)
+        net.advance(0.5)
+    for node, had in zip(nodes, before, strict=True):
+        answers = node.counters.responses_in - had  # type: ignore[attr-defined]
+        assert answers >= 5 * 30, "of each of five nodes one a second"
+
+
 def test_the_same_seed_gives_the_same_bytes() -> None:
     digests = set()
     for _ in range(2):
