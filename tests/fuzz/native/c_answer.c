@@ -138,7 +138,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         case PROVE:
             assert(db_prepare(&budgets));
             db_prove(&budgets, sources[number % 4], now);
-            if (number & 128 && !(db_reserve(&budgets, sources[number % 4], 0.0, now) > 0.0))
+            if (number & 8 && !(db_reserve(&budgets, sources[number % 4], 0.0, now) > 0.0))
                 note_packet(&logs[number % 4], number, now);
             break;
         case TELL:
