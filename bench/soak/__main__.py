@@ -334,7 +334,6 @@ def sample(process: RelayProcess, page: str) -> dict[str, float]:
     rollup = _kilobytes(folder / "smaps_rollup")
     found = {
         "rss": rollup["Rss"],
-        "pss": rollup["Pss"],
         "private": rollup["Private_Clean"] + rollup["Private_Dirty"],
         "descriptors": float(len(list((folder / "fd").iterdir()))),
         "threads": float(len(list((folder / "task").iterdir()))),

@@ -86,7 +86,6 @@ class Rule:
 MIB: Final = 2.0**20
 RULES: Final[Mapping[str, Rule]] = {
     "rss": Rule("MiB", 2.0, 1.0 * MIB),
-    "pss": Rule("MiB", 2.0, 1.0 * MIB),
     "private": Rule("MiB", 2.0, 1.0 * MIB),
     "descriptors": Rule("", 2.0, 1.0),
     "threads": Rule("", 2.0, 1.0),
@@ -95,7 +94,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "database": Rule("MiB", 2.0, 1.0 * MIB),
     "packets": Rule("", 2.0, fall=True),
 }
-"""By series; `share` in percent an hour."""
+"""By series; `share` in percent an hour. Of memory both bounds are judged: what is resident (rss),
+and what of that is nobody else's (private). The share in between (pss) goes up and down as other
+processes with the same libraries begin and end."""
 LATENCY_GROWTH_MAX: Final = 1.5
 LATENCY_NO_MATTER_MS: Final = 1.0
 

@@ -193,7 +193,7 @@ def test_a_warning_in_the_log_counts(line: str, ok: bool) -> None:
 
 
 def a_run(leak: float = 0.0, **failures: int) -> Run:
-    names = {"rss": 80 * MIB, "pss": 80 * MIB, "private": 70 * MIB, "wal": 8 * MIB}
+    names = {"rss": 80 * MIB, "private": 70 * MIB, "wal": 8 * MIB}
     names |= {"descriptors": 50, "threads": 4, "tasks": 35, "database": 20 * MIB, "packets": 2e4}
     samples = [
         {
@@ -255,7 +255,7 @@ def test_a_run_is_told_and_drawn() -> None:
     assert "| miss 404: never | 300 |" in text
     drawing = ElementTree.fromstring(picture_of(run))  # noqa: S314 -- ours
     lines = list(drawing.iter("{http://www.w3.org/2000/svg}polyline"))
-    assert len(lines) == 12
+    assert len(lines) == 11
     for line in lines:
         for pair in line.attrib["points"].split():
             x, y = map(float, pair.split(","))
