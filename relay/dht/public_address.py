@@ -30,7 +30,6 @@ class PublicAddress:
         self._rng = rng
         self._fixed_ip = fixed_ip
         self._trial: tuple[Address, bytes] | None = None
-        self._postponed = False
         self.address: Address | None = None
         self.firewalled = True
 
@@ -40,7 +39,7 @@ class PublicAddress:
         if not ranked:
             return None
         address, count = ranked[0]
-        if 2 * count <= votes.total() or (address == self.address and not self._postponed):
+        if 2 * count <= votes.total() or (address == self.address and not self._untried):
             return None
         if not is_unicast(address[0]) or address[1] == 0:
             return None
@@ -48,7 +47,6 @@ class PublicAddress:
             return None
         self.address = address
         self.firewalled = True
-        self._postponed = False
         return address
 
     def trial(self, own_id: bytes, *, read_only: bool) -> bytes:
@@ -61,7 +59,10 @@ class PublicAddress:
     def postpone(self) -> None:
         """Note that the ping could not be sent: the next votes for the address have it tried."""
         self._trial = None
-        self._postponed = True
+
+    @property
+    def _untried(self) -> bool:
+        return self.firewalled and self._trial is None
 
     @property
     def trial_source(self) -> bytes:

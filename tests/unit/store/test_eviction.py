@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RECORD = bytes(80)
+FLOOD = range(1_000_000, 1_032_000)
 TABLES = pytest.mark.parametrize("kind", {PacketTable, PurePacketTable}, ids=lambda k: k.__name__)
 
 
@@ -29,6 +30,16 @@ def put(table: PacketTable, number: int) -> None:
     table.put(name(number), RECORD)
     if len(table) > table.capacity:
         table.evict()
+
+
+def put_all(table: PacketTable, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        put(table, number)
+
+
+def get_all(table: PacketTable, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        assert table.get(name(number)) is not None
 
 
 def hits(table: PacketTable, requests: Iterable[int]) -> int:
@@ -59,14 +70,11 @@ def hits_of_lru(capacity: int, requests: Iterable[int]) -> int:
 def test_a_flood_of_ten_times_the_cache_evicts_few_that_are_used(
     kind: type[PacketTable], hot: int
 ) -> None:
-    """Half of the cache, or all of it, has been asked for once; then come 32,000 new keys."""
+    """Half of the cache, or all of it, has been asked for once; then the flood comes."""
     table = kind(3200)
-    for number in range(hot):
-        put(table, number)
-    for number in range(hot):
-        assert table.get(name(number)) is not None
-    for number in range(32_000):
-        put(table, 1_000_000 + number)
+    put_all(table, range(hot))
+    get_all(table, range(hot))
+    put_all(table, FLOOD)
     lost = sum(name(number) not in table for number in range(hot))
     assert lost < 0.05 * hot
 
@@ -74,10 +82,8 @@ def test_a_flood_of_ten_times_the_cache_evicts_few_that_are_used(
 @TABLES
 def test_a_flood_cannot_drive_out_those_who_were_kept_unused(kind: type[PacketTable]) -> None:
     table = kind(3200)
-    for number in range(3200):
-        put(table, number)
-    for number in range(32_000):
-        put(table, 1_000_000 + number)
+    put_all(table, range(3200))
+    put_all(table, FLOOD)
     assert sum(name(number) not in table for number in range(3200)) <= 100
 
 
@@ -105,10 +111,8 @@ def test_another_set_of_packets_takes_over(kind: type[PacketTable]) -> None:
 def test_no_eviction_spares_more_than_a_few(kind: type[PacketTable]) -> None:
     """Where all are in use somebody goes nevertheless, and at once."""
     table = kind(1000)
-    for number in range(1000):
-        put(table, number)
-    for number in range(1000):
-        table.get(name(number))
+    put_all(table, range(1000))
+    get_all(table, range(1000))
     before = table.changes
     assert table.spare()
     assert table.changes - before <= 2 * 16
@@ -122,11 +126,8 @@ def test_no_eviction_spares_more_than_a_few(kind: type[PacketTable]) -> None:
 def test_a_row_of_used_packets_is_passed_over_however_long_it_is(kind: type[PacketTable]) -> None:
     """And in the end the one in it that nobody used is next to go."""
     table = kind(1000)
-    for number in range(1000):
-        put(table, number)
-    for number in range(1000):
-        for _ in range(3 * (number != 500)):
-            table.get(name(number))
+    put_all(table, range(1000))
+    get_all(table, 3 * [number for number in range(1000) if number != 500])
     calls = 0
     while table.spare():
         calls += 1
