@@ -18,9 +18,8 @@ Source: issue 3, section 6; design/protocol.md, section 11.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+from typing import Final, TypeVar
 
 import trio
 from hypercorn.config import Config as HypercornConfig
@@ -32,16 +31,12 @@ from hypercorn.typing import ConnectionState
 from relay import logs
 from relay.http.clients import parse_address
 from relay.http.deadlines import Deadlines, Past
-from relay.http.exchange import Exchange
 from relay.http.http1 import HEAD_BYTES_MAX, Http1
 from relay.http.http2 import HEADER_LIST_BYTES_MAX, STREAMS_MAX, Http2
-from relay.http.messages import Message, Receive, Scope, Send
+from relay.http.messages import Application
+from relay.http.requests import Requests
 from relay.http.stream import ClientStream
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Peer = tuple[str, int] | None
 _Engine = TypeVar("_Engine", Http1, Http2)
 
@@ -58,59 +53,6 @@ def _config() -> HypercornConfig:
     config.h2_max_header_list_size = HEADER_LIST_BYTES_MAX
     config.keep_alive_max_requests = 2**62  # a connection ends by age, not by count
     return config
-
-
-class _Requests:
-    """Hypercorn's task group: starts one task a request, and keeps the unfinished ones."""
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-        self.open: set[Exchange] = set()
-        self.served = 0
-        self.idle_since = trio.current_time()
-
-    async def spawn_app(
-        self, app: Application, config: object, scope: Scope, send: Send
-    ) -> Callable[[Message], Awaitable[None]]:
-        """Start the application on a request; return where its body goes."""
-        exchange = Exchange(send)
-        self.open.add(exchange)
-        self.served += 1
-        self._nursery.start_soon(self._run, app, scope, exchange, send)
-        return exchange.put
-
-    def spawn(self, func: Callable[..., Awaitable[object]], *args: Any) -> None:  # noqa: ANN401
-        """Start one of the protocol's own tasks."""
-        self._nursery.start_soon(func, *args)
-
-    def give_up(self) -> None:
-        """Cancel what can no longer be answered."""
-        for exchange in self.open:
-            exchange.abandon()
-
-    async def _run(self, app: Application, scope: Scope, exchange: Exchange, send: Send) -> None:
-        try:
-            with exchange.scope:
-                await app(scope, exchange.receive, exchange.send)
-        except Exception:
-            _log.exception("the application failed on %s", scope.get("method"))
-        finally:
-            self.open.discard(exchange)
-            self.idle_since = trio.current_time()
-        if not exchange.client_gone:
-            # Hypercorn's sign for "the application has returned": 500 if it said nothing.
-            await cast("Callable[[None], Awaitable[None]]", send)(None)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Nothing to end: the nursery is the connection's."""
 
 
 class Connection:
@@ -150,7 +92,7 @@ class Connection:
         self._draining_since: float | None = None
         self._ending = False
         self._head_since: float | None = None
-        self._requests: _Requests | None = None
+        self._requests: Requests | None = None
         self._engine: Http1 | Http2 | None = None
 
     async def run(self) -> None:
@@ -158,7 +100,7 @@ class Connection:
         try:
             with self._whole:
                 async with trio.open_nursery() as nursery:
-                    self._requests = _Requests(nursery)
+                    self._requests = Requests(nursery)
                     self._engine = self._make(Http1)
                     if self._draining_since is not None or self._past is not None:
                         await self._engine.drain()
@@ -201,7 +143,7 @@ class Connection:
         """End at once; requests under way are cancelled."""
         self._whole.cancel()
 
-    def _is_stuck(self, requests: _Requests, now: float) -> bool:
+    def _is_stuck(self, requests: Requests, now: float) -> bool:
         """Whether a deadline has passed after which nothing more can be hoped for."""
         since = self._draining_since
         if since is not None and now - since >= self._deadlines.drain_s:
@@ -212,7 +154,7 @@ class Connection:
             for exchange in requests.open
         )
 
-    def _check_idle(self, requests: _Requests, now: float) -> None:
+    def _check_idle(self, requests: Requests, now: float) -> None:
         pending = isinstance(self._engine, Http1) and self._engine.connection.head_pending
         if not pending:
             self._head_since = None
@@ -224,7 +166,7 @@ class Connection:
         if head >= self._deadlines.head_s or idle >= self._deadlines.idle_s:
             self.drain()
 
-    async def _converse(self, requests: _Requests) -> None:
+    async def _converse(self, requests: Requests) -> None:
         """Feed the protocol until the client or we end the connection."""
         try:
             with self._reading:

@@ -35,7 +35,13 @@ import trio
 
 from relay.errors import StartupError
 from relay.http.deadlines import Past
-from relay.http.messages import BODY_TIMEOUT_S, BodyTimeoutError, Message, Request
+from relay.http.messages import (
+    BODY_TIMEOUT_S,
+    Application,
+    BodyTimeoutError,
+    Message,
+    Request,
+)
 from relay.http.native import Cells, Lane, Lanes
 from relay.http.serve import EXHAUSTED_PAUSE_S, HttpServer
 
@@ -48,7 +54,6 @@ if TYPE_CHECKING:
     from relay.http.connection import Connection
     from relay.http.counters import Counters
     from relay.http.deadlines import Deadlines
-    from relay.http.serve import Application
 
 _log: Final = logging.getLogger("pkarr_relay.http")
 

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import h11
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
+
+if TYPE_CHECKING:
+    from relay.http.requests import Requests
 
 HEAD_BYTES_MAX: Final = 16 * 1024
 _HEAD_END: Final = re.compile(rb"\n\r?\n")  # h11 takes a bare LF, too
@@ -128,6 +131,10 @@ class Http1(H11Protocol):
     async def drain(self) -> None:
         """Say in the answer under way that the connection ends with it."""
         self.draining = True
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        cast("Requests", self.task_group).method = request.method.decode("ascii")
+        await super()._create_stream(request)
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Send a part of an answer; Hypercorn's streams call this."""

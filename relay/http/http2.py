@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 from h2.connection import H2Connection
@@ -46,6 +46,9 @@ from hypercorn.protocol.events import Body
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
 from hyperframe.frame import GoAwayFrame
+
+if TYPE_CHECKING:
+    from relay.http.requests import Requests
 
 STREAMS_MAX: Final = 100
 HEADER_LIST_BYTES_MAX: Final = 16 * 1024
@@ -241,6 +244,7 @@ class Http2(H2Protocol):
         if method == b"CONNECT" or not (_METHOD.fullmatch(method) and _PATH.fullmatch(path)):
             return self._refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
         self._requests += 1
+        cast("Requests", self.task_group).method = method.decode("ascii")
         return True
 
     def _refuse(self, stream_id: int, code: ErrorCodes) -> bool:

@@ -13,7 +13,7 @@ import errno
 import logging
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,7 @@ import trio
 from relay.http.clients import ClientRules, parse_address
 from relay.http.counters import Counters
 from relay.http.deadlines import Deadlines, Past
-from relay.http.messages import Receive, Scope, Send
+from relay.http.messages import Application
 from relay.http.stream import ClientStream
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ EXHAUSTED_PAUSE_S: Final = 0.1
 """Without descriptors or memory accepting fails at once, again and again."""
 _LOG_AGAIN_S: Final = 60.0
 _CLIENT_GAVE_UP: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM})
-
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class HttpServer:

@@ -196,7 +196,7 @@ def seeds() -> list[bytes]:
     found += [
         get(path, method=method)
         for path in ("/health", "/", "/stats", key)
-        for method in ("HEAD", "OPTIONS")
+        for method in ("HEAD", "OPTIONS", "HEaD", "get", "put")
     ]
     found += [get(path, "Origin: a", "Connection: close") for path in ("/", "/stats")]
     found += [

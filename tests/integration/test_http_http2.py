@@ -225,6 +225,12 @@ async def test_what_hypercorn_would_stumble_over_is_reset(world: World, fields: 
             assert client.resets == {bad: ErrorCodes.PROTOCOL_ERROR}
 
 
+async def test_methods_are_case_sensitive(world: World) -> None:
+    async with world.serving() as port, connected(port) as client:
+        for method in ("get", "HEaD", "options"):
+            assert await client.answer(client.ask(method, PATH)) == (405, b"")
+
+
 async def test_priorities_are_ignored(world: World) -> None:
     async with world.serving() as port, connected(port) as client:
         for stream_id in range(1001, 4001, 2):
