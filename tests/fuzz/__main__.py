@@ -1,5 +1,7 @@
 """``python -m tests.fuzz [TARGET ...] [--seconds N]``: fuzz, minimise the corpus, write it down.
 
+``python -m tests.fuzz --summary`` only adds up what is written down.
+
 Each target runs alone for so many seconds, from all that is in the repository. What it finds
 stops it: the input is kept in ``build/fuzz/work/TARGET``, and the exit status is 1. Else the new
 corpus, minimised, replaces the one in the repository, and a row is added to RUNS.md.
@@ -48,7 +50,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("targets", nargs="*", help=", ".join(corpus.names()))
     parser.add_argument("--seconds", type=int, default=SECONDS, help="for each target")
     parser.add_argument("--pure", action="store_true", help="with the pure-Python kernels")
+    parser.add_argument("--summary", action="store_true", help="print what all runs come to")
     options = parser.parse_args(arguments)
+    if options.summary:
+        print(summary(RUNS.read_text()))
+        return 0
     numbers = [name for name in options.targets if name.isdigit()]
     seconds = int(numbers[0]) if numbers else options.seconds
     targets = [name for name in options.targets if not name.isdigit()] or corpus.names()
@@ -60,6 +66,35 @@ def main(arguments: list[str]) -> int:
     for finding in findings:
         print(f"FOUND: {finding}", file=sys.stderr)
     return 1 if findings else 0
+
+
+def summary(runs: str) -> str:
+    """Return a table of what the runs of each target come to, from the text of RUNS.md.
+
+    "CPU s clean" counts the runs after the last that found something. Edges and inputs kept are of
+    the last of those. A run with the pure kernels counts for its target.
+    """
+    rows = [line.strip("| ").split(" | ") for line in runs.splitlines() if line.startswith("| 2")]
+    table = [
+        "| Target | Runs | CPU s | CPU s clean | Executions | Edges | Inputs kept |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    cpu_s_of_all = 0
+    for name in corpus.names():
+        own = [row for row in rows if row[2].partition(" ")[0] == name]
+        cpu_s = [int(row[3]) for row in own]
+        cpu_s_of_all += sum(cpu_s)
+        executions = sum(int(row[4]) for row in own)
+        found = [number for number, row in enumerate(own, 1) if row[8] != "none"]
+        begin = found[-1] if found else 0
+        edges, kept = (own[-1][5], own[-1][7]) if own[begin:] else ("-", "-")
+        figures = (name, len(own), sum(cpu_s), sum(cpu_s[begin:]), executions)
+        table.append(f"| {' | '.join(map(_shown, figures))} | {edges} | {kept} |")
+    return "\n".join([*table, f"| all | {len(rows)} | {cpu_s_of_all:,} | | | | |"])
+
+
+def _shown(figure: str | int) -> str:
+    return figure if isinstance(figure, str) else f"{figure:,}"
 
 
 def fuzz(name: str, seconds: int, *, pure: bool = False) -> Run:
