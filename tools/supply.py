@@ -26,10 +26,12 @@ import tarfile
 import tempfile
 import time
 import tomllib
+import urllib.request
 import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +46,7 @@ LICENCES: Final = ROOT / "docs" / "licences.md"
 PYTHONS: Final = ("3.11", "3.13")
 """The pins differ between these."""
 WELL, WRONG, UNKNOWN = 0, 1, 2
+INDEX_S: Final = 20.0
 
 ALLOWED: Final = frozenset(
     {
@@ -96,29 +99,30 @@ def pins(python: str | None = None) -> dict[str, str]:
 
 def audit(program: str) -> int:
     """Ask pip-audit about every pin, for each Python; a pin that it cannot judge is no pass."""
-    result = WELL
-    for python in PYTHONS:
-        wanted = pins(python)
-        found = _ask(program, wanted)
-        if isinstance(found, str):
-            _say(f"NOT AUDITED, Python {python}: {found}")
-            result = max(result, UNKNOWN)
-            continue
-        told = {canonicalize_name(one["name"]): one for one in found}
-        for name, version in wanted.items():
-            one = told.get(name, {"skip_reason": "pip-audit says nothing of it"})
-            if "skip_reason" in one:
-                _say(f"NOT AUDITED, Python {python}: {name} {version}: {one['skip_reason']}")
-                result = max(result, UNKNOWN)
-            for hole in one.get("vulns", []):
-                fixed = ", ".join(hole["fix_versions"]) or "no version"
-                _say(f"VULNERABLE, Python {python}: {name} {version}: {hole['id']}; not in {fixed}")
-                result = WRONG
-        if result == WELL:
-            _say(f"Python {python}: {len(wanted)} packages, no known holes")
-        elif result == WRONG:
-            return WRONG
-    return result
+    results = {_audit(program, python) for python in PYTHONS}
+    return WRONG if WRONG in results else max(results)
+
+
+def _audit(program: str, python: str) -> int:
+    wanted = pins(python)
+    found = _ask(program, wanted)
+    if isinstance(found, str):
+        _say(f"NOT AUDITED, Python {python}: {found}")
+        return UNKNOWN
+    told = {canonicalize_name(one["name"]): one for one in found if "skip_reason" not in one}
+    unknown = vulnerable = 0
+    for name, version in wanted.items():
+        one = told.get(name) or _ask_index(name, version)
+        if "skip_reason" in one:
+            _say(f"NOT AUDITED, Python {python}: {name} {version}: {one['skip_reason']}")
+            unknown += 1
+        for hole in one.get("vulns", []):
+            fixed = ", ".join(hole["fix_versions"]) or "no version"
+            _say(f"VULNERABLE, Python {python}: {name} {version}: {hole['id']}; not in {fixed}")
+            vulnerable += 1
+    _say(f"Python {python}: {len(wanted) - unknown} of {len(wanted)} packages audited, "
+         f"{vulnerable} known holes")  # fmt: skip
+    return WRONG if vulnerable else UNKNOWN if unknown else WELL
 
 
 def _ask(program: str, wanted: Mapping[str, str]) -> list[dict[str, Any]] | str:
@@ -135,6 +139,39 @@ def _ask(program: str, wanted: Mapping[str, str]) -> list[dict[str, Any]] | str:
         return list(json.loads(done.stdout)["dependencies"])
     except (ValueError, KeyError):
         return (done.stderr.strip().splitlines() or ["pip-audit said nothing"])[-1]
+
+
+def _ask_index(name: str, version: str) -> dict[str, Any]:
+    """Ask pip's index, for one that has no page of each version as pip-audit asks for.
+
+    Every index with a page of the package names the holes of its newest version there: an answer
+    for a pin of that version, and none for any other.
+    """
+    try:
+        with urllib.request.urlopen(f"{_index()}/{name}/json", timeout=INDEX_S) as answer:  # noqa: S310
+            page = json.load(answer)
+        newest, holes = page["info"]["version"], page["vulnerabilities"]
+    except (OSError, ValueError, KeyError) as error:
+        return {"skip_reason": f"neither pip-audit nor the index says anything: {error!r}"}
+    if newest != version:
+        return {"skip_reason": f"pip-audit says nothing, the index speaks of {newest} alone"}
+    known = [hole for hole in holes if not hole.get("withdrawn")]
+    return {"vulns": [{"id": hole["id"], "fix_versions": hole["fixed_in"]} for hole in known]}
+
+
+@cache
+def _index() -> str:
+    """Return the address of the packages' pages on the index that pip is set to."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", "global.index-url"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    simple = os.environ.get("PIP_INDEX_URL") or asked.stdout.strip()
+    if not simple:
+        from pip._internal.models.index import PyPI
+
+        return str(PyPI.pypi_url)
+    return f"{simple.rstrip('/').removesuffix('/simple')}/pypi"
 
 
 # ---- Licences ----

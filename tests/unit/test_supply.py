@@ -6,13 +6,19 @@ import io
 import json
 import sys
 import tarfile
+import threading
 import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 from packaging.utils import canonicalize_name
 
 from tools import supply
+
+Page: TypeAlias = dict[str, Any]
 
 pytestmark = pytest.mark.compiled  # none of it depends on the kernels
 
@@ -117,10 +123,56 @@ def test_the_bill_names_everything_that_runs_and_every_source_compiled() -> None
 # ---- The audit ----
 
 
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Page]]:
+    """An index of packages' pages, for pip and so for the audit; what it has none of is 404."""
+    pages: dict[str, Page] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            _, pypi, name, kind = self.path.split("/")
+            assert (pypi, kind) == ("pypi", "json")
+            body = json.dumps(pages.get(name)).encode()
+            self.send_response(200 if name in pages else 404)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name there
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple/")
+    supply._index.cache_clear()
+    yield pages
+    supply._index.cache_clear()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def an_auditor(folder: Path, script: str, silent_on: str = "") -> str:
+    """Write a stand-in for pip-audit, which answers as the real one does; return its path."""
+    program = folder / "pip-audit"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        "pins = [l.strip().split('==') for l in open(sys.argv[2])]\n"
+        "whole = ', '.join(json.dumps({'name': n, 'version': v, 'vulns': []}) for n, v in pins"
+        f" if n != {silent_on!r})\n"
+        """hole = json.dumps({'id': 'X-1', 'fix_versions': ['2']})\n"""
+        f"print({script!r}.replace('ALL', whole).replace('HOLE', hole))\n"
+    )
+    program.chmod(0o700)
+    return str(program)
+
+
+@pytest.mark.usefixtures("index")
 @pytest.mark.parametrize(
     ("script", "code", "words"),
     [
-        ('{"dependencies": [ALL]}', supply.WELL, "no known holes"),
+        ('{"dependencies": [ALL]}', supply.WELL, " 0 known holes"),
         ('{"dependencies": [ALL, {"name": "trio", "version": "1", "vulns": [HOLE]}]}', 1, "X-1"),
         ('{"dependencies": []}', supply.UNKNOWN, "NOT AUDITED"),
         ('{"dependencies": [{"name": "trio", "skip_reason": "no"}]}', supply.UNKNOWN, "trio"),
@@ -130,17 +182,28 @@ def test_the_bill_names_everything_that_runs_and_every_source_compiled() -> None
 def test_an_audit_without_an_answer_is_no_pass(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], script: str, code: int, words: str
 ) -> None:
-    """With a stand-in for pip-audit, which answers as the real one does."""
-    program = tmp_path / "pip-audit"
-    program.write_text(
-        f"#!{sys.executable}\nimport json, sys\n"
-        "pins = [l.strip().split('==') for l in open(sys.argv[2])]\n"
-        "whole = ', '.join(json.dumps({'name': n, 'version': v, 'vulns': []}) for n, v in pins)\n"
-        """hole = json.dumps({'id': 'X-1', 'fix_versions': ['2']})\n"""
-        f"print({script!r}.replace('ALL', whole).replace('HOLE', hole))\n"
-    )
-    program.chmod(0o700)
-    assert supply.audit(str(program)) == code
+    assert supply.audit(an_auditor(tmp_path, script)) == code
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("newest", "holes", "code", "words"),
+    [
+        (None, [], supply.WELL, " 0 known holes"),
+        (None, [{"id": "X-2", "fixed_in": ["99"]}], supply.WRONG, "X-2; not in 99"),
+        (None, [{"id": "X-2", "fixed_in": [], "withdrawn": "2026-01-01"}], supply.WELL, "0 known"),
+        ("99", [], supply.UNKNOWN, "the index speaks of 99 alone"),
+    ],
+)
+def test_the_index_answers_for_its_newest_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], index: dict[str, Page],
+    newest: str | None, holes: list[dict[str, object]], code: int, words: str,
+) -> None:  # fmt: skip
+    """Where pip-audit has no answer, as on an index without pages of each version."""
+    pin = supply.pins("3.11")["trio"]
+    index["trio"] = {"info": {"version": newest or pin}, "vulnerabilities": holes}
+    program = an_auditor(tmp_path, '{"dependencies": [ALL]}', silent_on="trio")
+    assert supply.audit(program) == code
     assert words in capsys.readouterr().out
 
 
