@@ -20,7 +20,7 @@ from relay.errors import (
     RelayError,
     TimestampRangeError,
 )
-from relay.http.messages import Answer, BodyTimeoutError
+from relay.http.messages import Answer, BodyBrokenError, BodyTimeoutError
 from relay.http.query import PolicyError
 
 STATUS_OF: Final[Mapping[type[RelayError], int]] = {
@@ -29,6 +29,7 @@ STATUS_OF: Final[Mapping[type[RelayError], int]] = {
     PacketError: 400,
     TimestampRangeError: 400,
     InvalidItemError: 404,
+    BodyBrokenError: 400,
     BodyTimeoutError: 408,
     NotMostRecentError: 409,
     BodyTooLargeError: 413,
@@ -37,7 +38,7 @@ STATUS_OF: Final[Mapping[type[RelayError], int]] = {
     LookupFailedError: 503,
 }
 KEY_ERROR_PREFIX: Final = "Invalid URL: "
-_LEAVES_BODY_UNREAD: Final = (BodyTooLargeError, BodyTimeoutError)
+_LEAVES_BODY_UNREAD: Final = (BodyTooLargeError, BodyTimeoutError, BodyBrokenError)
 
 
 def error_answer(error: RelayError, *, closable: bool = True) -> Answer | None:

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from relay.http.messages import Message, Send
+from relay.http.messages import BodyBrokenError, Message, Send
 
 UNREAD_BYTES_MAX: Final = 4096
 """Well above the body limit: whoever reads this far has refused the body long before."""
@@ -35,6 +35,7 @@ class Exchange:
         self._unread = bytearray()
         self._body_ended = False
         self._body_delivered = False
+        self._body_broken = False
         self._news = trio.Event()
 
     async def put(self, message: Message) -> None:
@@ -47,6 +48,11 @@ class Exchange:
             self._body_ended = not message["more_body"]
         self._news.set()
 
+    def break_body(self) -> None:
+        """Note that no more of the body can be understood: whoever reads on is told."""
+        self._body_broken = True
+        self._news.set()
+
     def abandon(self) -> None:
         """Nobody can be answered any more: cancel what has not been."""
         self.client_gone = True
@@ -55,9 +61,15 @@ class Exchange:
         self._news.set()
 
     async def receive(self) -> Message:
-        """Return the next ASGI message; the application's `receive`."""
+        """Return the next ASGI message; the application's `receive`.
+
+        Raises:
+            BodyBrokenError: the body does not go on as it says.
+        """
         await trio.lowlevel.checkpoint()
         while not (self._unread or self.client_gone or self._end_is_news):
+            if self._body_broken:
+                raise BodyBrokenError
             self._news = trio.Event()
             await self._news.wait()
         if not self._unread and not self._end_is_news:

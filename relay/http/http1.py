@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import h11
+from hypercorn.events import Event as WireEvent
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
@@ -37,6 +38,8 @@ class RequestParser(h11.Connection):
     def __init__(self) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
         self._held = bytearray()
+        self.body_broken = False
+        """Whether the request's body is not what it says; nothing more is read then."""
 
     @property
     def head_pending(self) -> bool:
@@ -45,6 +48,8 @@ class RequestParser(h11.Connection):
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the client; none means that it has ended."""
+        if self.body_broken:
+            return
         if self.their_state is h11.IDLE and data:
             self._held += data
         elif self.their_state is not h11.MUST_CLOSE:
@@ -56,11 +61,18 @@ class RequestParser(h11.Connection):
         Raises:
             h11.RemoteProtocolError: not HTTP (400), or a head that is too large (431).
         """
-        if self.their_state is h11.MUST_CLOSE:
+        if self.their_state is h11.MUST_CLOSE or self.body_broken:
             return h11.NEED_DATA
         if self.head_pending:
             self._release_head()
-        event = super().next_event()
+        in_body = self.their_state is h11.SEND_BODY
+        try:
+            event = super().next_event()
+        except h11.RemoteProtocolError:
+            if not in_body:
+                raise
+            self.body_broken = True
+            return h11.NEED_DATA
         if not isinstance(event, h11.Request):
             return event
         _check_framing(event)
@@ -132,13 +144,24 @@ class Http1(H11Protocol):
         """Say in the answer under way that the connection ends with it."""
         self.draining = True
 
+    async def handle(self, event: WireEvent) -> None:
+        """Take bytes from the client, or the news that it has gone.
+
+        A broken body ends the connection, but only after the answer, which may not depend on it.
+        Hypercorn's 400 would meet that answer halfway, and then neither might be sent.
+        """
+        await super().handle(event)
+        if self.connection.body_broken:
+            cast("Requests", self.task_group).break_bodies()
+
     async def _create_stream(self, request: h11.Request) -> None:
         cast("Requests", self.task_group).method = request.method.decode("ascii")
         await super()._create_stream(request)
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Send a part of an answer; Hypercorn's streams call this."""
-        if self.draining and isinstance(event, Response) and event.status_code >= 200:
+        is_last = self.draining or self.connection.body_broken
+        if is_last and isinstance(event, Response) and event.status_code >= 200:
             others = [field for field in event.headers if field[0] != _CLOSE[0]]
             event = replace(event, headers=[*others, _CLOSE])
         await super().stream_send(event)

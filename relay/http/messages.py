@@ -37,6 +37,13 @@ class BodyTimeoutError(RelayError):
         super().__init__("The request body did not arrive in time")
 
 
+class BodyBrokenError(RelayError):
+    """The client's: its request body is not framed as it says."""
+
+    def __init__(self) -> None:
+        super().__init__("Failed to buffer the request body: error reading a body from connection")
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A whole response; `content-length` and what every response carries is added later."""
@@ -84,6 +91,7 @@ class Request:
             BodyTooLargeError: it is, or says it is, over `limit` bytes; it may not have
                 been read to its end.
             BodyTimeoutError: it stopped arriving.
+            BodyBrokenError: its framing is broken.
             ClientGoneError: the client hung up.
         """
         declared = self.header(b"content-length") or b""

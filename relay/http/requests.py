@@ -51,6 +51,11 @@ class Requests:
         """Start one of the protocol's own tasks."""
         self._nursery.start_soon(func, *args)
 
+    def break_bodies(self) -> None:
+        """Tell those who read the body of a request that it will not come."""
+        for exchange in self.open:
+            exchange.break_body()
+
     def give_up(self) -> None:
         """Cancel what can no longer be answered."""
         for exchange in self.open:
