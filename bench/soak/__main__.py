@@ -53,6 +53,7 @@ from bench.soak.judge import (
     judge_log,
 )
 from bench.soak.load import FILL_RATE, RATES, SIZES, gone_author
+from bench.soak.memory import STEP_BYTES, Parts, growth, parts
 from bench.soak.picture import Chart, draw
 from relay.clock import wall_clock_us
 from relay.pkarr.keys import PublicKey
@@ -442,12 +443,15 @@ def _watch(
     seconds = float(run.facts["seconds"])
     period_s, reload_s = min(SAMPLE_S, seconds / 10), min(RELOAD_S, seconds / 4)
     due, reloads = begun, 0
+    known: Parts = {}
     while not _is_over(run, time.monotonic() - begun):
         at = time.monotonic() - begun
         if load.poll() is not None or not process.alive:
             run.troubles.append("the load or the relay ended early")
             return
         run.samples.append({"at": at, **sample(process, page)})
+        before, known = known, parts(process.pid)
+        _note_step(run, before, known)
         if at >= (reloads + 1) * reload_s:
             reloads += 1
             reload(process, reloads)
@@ -462,6 +466,17 @@ def _watch(
         due += period_s
         time.sleep(max(due - time.monotonic(), 0))
     run.facts["reloads"] = reloads
+
+
+def _note_step(run: Run, before: Parts, after: Parts) -> None:
+    """Keep what grew, if much did between the last two readings and memory is to be flat."""
+    if len(run.samples) < 2 or run.samples[-1]["at"] < run.warmup_s:
+        return
+    step = run.samples[-1]["rss"] - run.samples[-2]["rss"]
+    if step >= STEP_BYTES:
+        at = run.samples[-1]["at"]
+        words = "; ".join(growth(before, after))
+        run.facts.setdefault("steps", []).append(f"{at:.0f} s: {step / MIB:+.2f} MiB: {words}")
 
 
 def _is_over(run: Run, at: float) -> bool:
@@ -497,6 +512,8 @@ def report(run: Run, picture: str | None) -> str:
     for verdict in run.verdicts():
         mark = "yes" if verdict.ok else "**no**"
         lines.append(f"| {verdict.what} | {mark} | {verdict.figures} |")
+    if steps := facts.get("steps"):
+        lines += ["", "Where resident memory rose at once:", "", *(f"- {step}" for step in steps)]
     lines += ["", "| answers | count |", "| --- | ---: |"]
     statuses = run.count("statuses")
     lines += [f"| {name} | {count:,} |" for name, count in sorted(statuses.items())]

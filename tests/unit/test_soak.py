@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import mmap
+import os
 import random
+import re
 import time
 from xml.etree import ElementTree
 
@@ -22,6 +25,7 @@ from bench.soak.judge import (
     slope,
 )
 from bench.soak.load import RATES, Answer, Load, Published
+from bench.soak.memory import growth, parts
 from tests.support.packets import Author
 
 SAMPLES = [5.0 * number for number in range(600)]
@@ -261,3 +265,15 @@ def test_a_run_is_told_and_drawn() -> None:
             x, y = map(float, pair.split(","))
             assert 0 <= x <= float(drawing.attrib["width"])
             assert 0 <= y <= float(drawing.attrib["height"])
+
+
+def test_a_step_of_memory_is_told_with_where_it_is() -> None:
+    with mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory[: 1 << 20] = bytes(1 << 20)
+        before = parts(os.getpid())
+        memory[1 << 20 : 4 << 20] = bytes(3 << 20)
+        largest, *_ = growth(before, parts(os.getpid()))
+    kilobytes = re.fullmatch(r"\S+ at [0-9a-f]+: ([\d,]+) to ([\d,]+) kB, .*", largest)
+    assert kilobytes is not None, largest
+    small, large = (int(number.replace(",", "")) for number in kilobytes.groups())
+    assert 3072 <= large - small < 4096

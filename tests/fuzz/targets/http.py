@@ -87,8 +87,9 @@ def _read(data: bytes) -> _Read:
                 case h11.Data():
                     body += event.data
                 case h11.EndOfMessage():
-                    is_last = parser.their_state is h11.MUST_CLOSE
                     size = len(data) - len(parser.trailing_data[0])
+                    parser.send(h11.Response(status_code=404, headers=[]))  # upgrades nothing
+                    is_last = parser.their_state is h11.MUST_CLOSE
                     return _Read(request, body, is_whole=True, is_last=is_last, size=size)
                 case _:
                     return _Read(request, body)
