@@ -88,12 +88,13 @@ async def serve_control(
 async def _serve_while_there(control: Control, listener: socket.socket, folder: Path) -> None:
     """Serve until the socket has gone from its folder."""
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))]
-    made = (folder / SOCKET_FILE).lstat()
+    path = folder / SOCKET_FILE
+    made = path.lstat()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, control.serve_peer, listeners)
         with suppress(OSError):
             # No event tells of the folder.
-            while os.path.samestat(made, (folder / SOCKET_FILE).lstat()):  # noqa: ASYNC110
+            while os.path.samestat(made, path.lstat()):  # noqa: ASYNC110
                 await trio.sleep(LOOK_S)
         nursery.cancel_scope.cancel()
 

@@ -54,13 +54,16 @@ class FilesInUse:
     """The files of one open database, as they were when it was opened."""
 
     def __init__(self, path: Path) -> None:
+        # Paths are made once: a new one for each look would have Python intern its name and
+        # forget it again, and after many that costs a new table of all interned strings, 2 MB.
         self._path = path
-        self._numbers = {suffix: number_of(beside(path, suffix)) for suffix in SUFFIXES}
+        files = [path, *(beside(path, suffix) for suffix in SUFFIXES[1:])]
+        self._numbers = {file: number_of(file) for file in files}
 
     @property
     def replaced(self) -> bool:
         """Whether another file has the database's name."""
-        return number_of(self._path) not in (None, self._numbers[""])
+        return number_of(self._path) not in (None, self._numbers[self._path])
 
     def check(self) -> None:
         """Make sure that the files open are those that others will find.
@@ -69,10 +72,9 @@ class FilesInUse:
             FilesLostError: they are not.
             OSError: they cannot be looked at.
         """
-        for suffix, number in self._numbers.items():
+        for path, number in self._numbers.items():
             if number is None:
                 continue
-            path = beside(self._path, suffix)
             now = number_of(path)
             if now != number:
                 what = "removed" if now is None else "replaced"
@@ -101,12 +103,10 @@ class FilesInUse:
 
         Call it when no connection is open.
         """
-        if number_of(self._path) == self._numbers[""]:
+        if number_of(self._path) == self._numbers[self._path]:
             return
-        for suffix in SUFFIXES[1:]:
-            path = beside(self._path, suffix)
-            number = self._numbers[suffix]
-            if number is not None and number_of(path) == number:
+        for path, number in self._numbers.items():
+            if path != self._path and number is not None and number_of(path) == number:
                 with suppress(FileNotFoundError):
                     path.unlink()
 

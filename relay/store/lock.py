@@ -20,7 +20,8 @@ class FolderLock:
     The file stays when the lock is gone; it names the last holder's process.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
         self._descriptor: int | None = descriptor
 
     @classmethod
@@ -33,7 +34,8 @@ class FolderLock:
         """
         # Root may be the one who takes it, in a folder that another user writes to.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(folder / LOCK_FILE, flags, 0o600)
+        path = folder / LOCK_FILE
+        descriptor = os.open(path, flags, 0o600)
         try:
             # Not fcntl.lockf: a POSIX lock would be lost as soon as any other code of this
             # process closed the file.
@@ -50,10 +52,11 @@ class FolderLock:
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor)
+        return cls(path, descriptor)
 
-    def holds(self, folder: Path) -> bool:
-        """Tell whether the lock is still that of `folder`: its file was not removed or replaced.
+    @property
+    def holds(self) -> bool:
+        """Whether it is still the folder's lock: its file was not removed or replaced.
 
         Raises:
             OSError: the folder cannot be looked at.
@@ -61,7 +64,7 @@ class FolderLock:
         if self._descriptor is None:
             return False
         try:
-            there = (folder / LOCK_FILE).stat(follow_symlinks=False)
+            there = self._path.stat(follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return False
         return os.path.samestat(os.fstat(self._descriptor), there)

@@ -259,7 +259,7 @@ class Writer:
 
     def _check_lock(self) -> None:
         with as_faults(self._folder):
-            if self._lock is not None and not self._lock.holds(self._folder):
+            if self._lock is not None and not self._lock.holds:
                 self._lock.release()
                 self._lock = None
                 raise FilesLostError(f"{self._folder / LOCK_FILE} was removed while it was in use")

@@ -1,6 +1,7 @@
 """The packet store as the relay uses it: tasks, threads and a healthy disk."""
 
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -84,6 +85,38 @@ async def test_the_acknowledgement_comes_after_the_commit(tmp_path, packet, monk
             nursery.start_soon(put, number)
     assert sum(map(len, committed)) == 100
     assert len(committed) < 20, "many share one fsync"
+
+
+async def test_commits_and_looks_at_the_files_intern_no_string(tmp_path, packet, monkeypatch):
+    """A path made for each would: each that is forgotten leaves a hole in Python's own table.
+
+    After some 40,000 that table is built anew, and 2 MB of memory are taken at once.
+    """
+    monkeypatch.setattr("relay.store.writer.LOOK_S", 0.02)  # `until` waits for quiet moments
+    interned: list[str] = []
+    looks = 0
+    look, intern = PacketCache.look, sys.intern
+
+    def counted(self):
+        nonlocal looks
+        looks += 1
+        look(self)
+
+    def recorded(text):
+        interned.append(text)
+        return intern(text)
+
+    monkeypatch.setattr(PacketCache, "look", counted)
+    async with running(tmp_path) as store:
+        await loaded(store)
+        await until(lambda: looks > 0)
+        looks = 0
+        monkeypatch.setattr(sys, "intern", recorded)
+        for number in range(5):
+            await store.put_if_newer(packet(number))
+        await until(lambda: looks > 5)
+        monkeypatch.setattr(sys, "intern", intern)
+    assert interned == []
 
 
 async def test_it_never_downgrades(tmp_path, packet):
