@@ -169,6 +169,8 @@ async def _serve_until_signal(
                 for listener in listeners:
                     listener.close()
             nursery.cancel_scope.cancel()
+    # Now, not after: a signal while Trio closes its wakeup socket has Python write a traceback.
+    ending.ignore_signals()
     _log.info("shutdown")
 
 
