@@ -87,6 +87,7 @@ cdef extern from "dht_budget.h" nogil:
     bint db_admit(db_table *table, const uint8_t *octets, size_t bytes_in, double now)
     bint db_charge(db_table *table, const uint8_t *octets, size_t bytes_out, double now)
     double db_reserve(db_table *table, const uint8_t *octets, double wait_max_s, double now)
+    bint db_busy(const db_table *table, const uint8_t *octets, double now)
     void db_prove(db_table *table, const uint8_t *octets, double now)
 
 

@@ -34,6 +34,7 @@ from _speedups.dht cimport (
     da_answer,
     da_responder,
     db_admit,
+    db_busy,
     db_charge,
     db_free,
     db_prepare,
@@ -258,6 +259,10 @@ cdef class BudgetCells:
     def reserve(self, bytes octets not None, double wait_max_s, double now):
         """Count a query of ours; returns the seconds until it may go, see the twin."""
         return db_reserve(self._prepared(), _address(octets), wait_max_s, now)
+
+    def busy(self, bytes octets not None, double now):
+        """Whether a query beyond those that go by right would have to wait."""
+        return db_busy(self._prepared(), _address(octets), now)
 
     def prove(self, bytes octets not None, double now):
         """Note that the address receives what is sent to it."""

@@ -135,6 +135,13 @@ static inline double db_reserve(db_table *table, const uint8_t octets[4], double
     return wait_s;
 }
 
+/* Whether a query beyond those that go by right would have to wait. */
+static inline bool db_busy(const db_table *table, const uint8_t octets[4], double now)
+{
+    double lead = db_lead(db_find(table, octets)->packets, now);
+    return db_wait(lead, table->pace.packets_per_s, table->pace.queries_spare) > 0.0;
+}
+
 static inline void db_prove(db_table *table, const uint8_t octets[4], double now)
 {
     db_cell *cell = db_find(table, octets);

@@ -105,6 +105,13 @@ class NoUsableResponseError(LookupFailedError):
         super().__init__("No responded DHT nodes returned usable response")
 
 
+class NodesBusyError(LookupFailedError):
+    """Most nodes near the key may not be asked now, so much has gone to them lately."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many DHT look-ups at once: most nodes in question were not asked")
+
+
 class PublishFailedError(RelayError):
     """The network's: no DHT node stored the packet."""
 

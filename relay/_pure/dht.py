@@ -297,6 +297,15 @@ class BudgetCells:
             cells.queries[cell] = now + queries_lead + 1.0 / self._queries_per_s
         return wait_s
 
+    def busy(self, octets: bytes, now: float) -> bool:
+        """Tell whether a query beyond those that go by right would have to wait.
+
+        Raises:
+            ValueError: `octets` are not 4.
+        """
+        lead = max(self._cells.packets[self._cell(octets)] - now, 0.0)
+        return _wait(lead, self._per_s, self._queries_spare) > 0.0
+
     def prove(self, octets: bytes, now: float) -> None:
         """Note that the address receives what is sent to it.
 

@@ -15,7 +15,8 @@ keep us from asking there, and we by asking could use it up and answer nobody. T
   above that all room is for queries, 25 of them in the first 10 s whatever comes in;
 - of our queries 15 at once and 1 a second go by right, while the account has room. Those beyond go
   only while fewer than 5 packets are in the account: two nodes that have much to ask each other
-  then still answer each other, once a second, instead of asking only.
+  then still answer each other, once a second, instead of asking only. An address is *busy* while 5
+  or more are in its account: look-ups then ask there only what they must.
 
 Answers to strangers are bounded in bytes, too, for each and for all together: that serves a few
 look-ups at once, and is then worth little more than what they sent. A proof counts for
@@ -164,6 +165,10 @@ class SourceBudgets:
             place was taken: do not send it.
         """
         return 0.0 if is_exempt(ip) else self.cells.reserve(ip_octets(ip), wait_max_s, now)
+
+    def busy(self, ip: str, now: float) -> bool:
+        """Tell whether so much has gone to `ip` lately that queries go there by right alone."""
+        return not is_exempt(ip) and self.cells.busy(ip_octets(ip), now)
 
     def prove(self, source: Address, now: float) -> None:
         """Note that `source` receives what we send it: it showed a token or answered a query.

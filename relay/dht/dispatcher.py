@@ -7,7 +7,7 @@ Three things hold a query back:
   while we are busy: this is what the reference lacks when many look-ups run at once;
 - *pacing* per address (`relay.dht.budget`): libtorrent bans an address for 50 packets in 10 s.
   What has to wait longer than a second is not sent at all, and the operation goes on without that
-  node;
+  node. Before it comes to that, busy nodes are spared: see `Operation.spares_from`;
 - the *transaction table*, whose size is fixed.
 
 Operations wait in a queue of first come, first served: finishing one early beats having all
@@ -53,6 +53,9 @@ class PacerLike(Protocol):
     def reserve(self, ip: str, wait_max_s: float, now: float) -> float:
         """Return the seconds until a query may go to `ip`; counts it if it is not too long."""
 
+    def busy(self, ip: str, now: float) -> bool:
+        """Return whether so much has gone to `ip` lately that it should be spared."""
+
 
 class Silences:
     """Nodes that lately let a query time out; remembered for `SUSPECT_S`, oldest out first."""
@@ -95,6 +98,8 @@ class Dispatcher:
         on_settled: called once for each operation that ends.
         on_silent: called when a contact let the hard limit pass, with the number of
             times in a row; only while others do answer.
+        on_starving: called when an operation is about to end without any answer because those
+            whom it knows may not be asked now; may give it more contacts.
     """
 
     def __init__(
@@ -107,12 +112,14 @@ class Dispatcher:
         traffic: Traffic,
         on_settled: Callable[[Operation, float], None],
         on_silent: Callable[[Contact, int], None],
+        on_starving: Callable[[Operation], None],
     ) -> None:
         self._pacer = pacer
         self._counters = counters
         self._traffic = traffic
         self._on_settled = on_settled
         self._on_silent = on_silent
+        self._on_starving = on_starving
         self._transactions = TransactionTable(rng, request_timeout_s)
         self._silences = Silences()
         self._ready: deque[Operation] = deque()
@@ -245,12 +252,18 @@ class Dispatcher:
         while ready and self._on_wire < self.window and not self._transactions.full:
             operation = ready[0]
             contact = None if operation.done else operation.next_contact()
-            if contact is not None:
+            if contact is not None and not self._spared(operation, contact, now):
                 self._ask(operation, contact, now)
                 continue
             ready.popleft()
             operation.queued = False
         self._pumping = False
+
+    def _spared(self, operation: Operation, contact: Contact, now: float) -> bool:
+        """Whether a busy node is left alone for now, as others may lead past it."""
+        return operation.waiting >= operation.spares_from and self._pacer.busy(
+            contact.address[0], now
+        )
 
     def _requeue(self, operation: Operation, now: float) -> None:
         if not self._settle(operation, now) and not operation.queued:
@@ -272,7 +285,9 @@ class Dispatcher:
         wait_s = self._pacer.reserve(address[0], PACING_WAIT_MAX_S, now)
         if wait_s > PACING_WAIT_MAX_S:
             self._counters.dropped_pacing += 1
-            operation.on_dead(contact)
+            operation.on_busy(contact)
+            if not operation.responded and operation.settled():
+                self._on_starving(operation)
             self._settle(operation, now)
             return
         operation.on_sent(contact, suspect=self._silences.suspect(address, now))
@@ -289,7 +304,7 @@ class Dispatcher:
         if operation.done:
             return
         if self._transactions.full or not self._has_place(contact, latest, now):
-            operation.on_dead(contact)
+            operation.on_busy(contact)
             self.advance(operation, now)
         else:
             self._send(operation, contact, now)

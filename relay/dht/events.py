@@ -48,7 +48,8 @@ class GetOutcome:
     anything, `usable` of those with a response that could be used (no error, no
     read-only node). `best` is the verified item with the highest seq (ties: the
     larger value). `closest` are the usable responders nearest to the target,
-    nearest first. `overloaded`: too much else is going on; nothing was sent.
+    nearest first. `overloaded`: too much else is going on; nothing was sent,
+    or not to most of those nearest to the target.
     """
 
     best: MutableItem | None

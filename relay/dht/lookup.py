@@ -4,7 +4,10 @@ All known contacts stand in one row, nodes with a secure identifier first, then 
 (an attacker cannot choose secure identifiers at will). The *front* are the first 20 of the
 row that are not silent; every one of them that has not been asked is asked. When all of them
 have answered the look-up is over. Each answer, and each node that turns out slow, moves the
-front at once: there are no rounds and nothing polls.
+front at once: there are no rounds and nothing polls. Nodes that have been asked much lately are
+the exception: of those a look-up asks no more while it waits for three answers (`SPARES_FROM`), as
+all look-ups of a kind begin with the same few nodes of the routing table, and what may be sent to
+each is little (`budget`).
 
 Where this differs from the reference node (design/protocol.md, section 7.6):
 
@@ -41,10 +44,12 @@ from relay.dht.collectors import Collector, InvalidValueError, ItemCollector
 from relay.dht.items import MutableItem
 from relay.dht.krpc import QueryTemplate
 from relay.dht.node_id import Address, NodeInfo
-from relay.dht.operations import Operation, Refusal
+from relay.dht.operations import Operation, Refusal, State
 
 __all__ = ["CANDIDATES_MAX", "NODES_PER_ANSWER_MAX", "QUERIES_MAX", "K", "Lookup"]
 
+SPARES_FROM: Final = 3
+"""While a look-up waits for so many answers (Kademlia's alpha) it asks no busy node."""
 TOKEN_BYTES_MAX: Final = 64
 """Longer tokens are not kept: they would be an amplifier in our puts."""
 
@@ -61,6 +66,7 @@ class Lookup(Row, Operation):
     """
 
     __slots__ = (
+        "_busy",
         "_own_id",
         "_query",
         "_votes",
@@ -70,6 +76,8 @@ class Lookup(Row, Operation):
         "target",
         "usable",
     )
+
+    spares_from = SPARES_FROM
 
     def __init__(
         self,
@@ -89,6 +97,7 @@ class Lookup(Row, Operation):
         self.usable = 0
         """Contacts that gave an answer worth having."""
         self._votes: dict[bytes, int] = {}
+        self._busy: set[Contact] = set()
         self._query = query
         self._own_id = own_id
 
@@ -129,6 +138,11 @@ class Lookup(Row, Operation):
         if found is not None and self.on_found is not None:
             self.on_found(self, found)
 
+    def on_busy(self, contact: Contact) -> None:
+        """See `Operation`."""
+        self._busy.add(contact)
+        super().on_busy(contact)
+
     def on_refusal(self, contact: Contact, error: Refusal | None) -> None:
         """`contact` answered with an error, or (None) with something that is no use."""
         super().on_refusal(contact, error)
@@ -156,8 +170,18 @@ class Lookup(Row, Operation):
 
     @property
     def starved(self) -> bool:
-        """Whether it ended before its turn came to ask any of the nodes it knew."""
-        return self.sent == 0 and self.known > 0
+        """Whether it asked too few to tell what there is.
+
+        Its turn came to ask none of the nodes that it knew, or of those nearest to the target it
+        had to pass over more, because they were busy, than have answered.
+        """
+        if self.sent == 0:
+            return self.known > 0
+        if not self._busy:
+            return False
+        head = self.head()
+        answered = sum(contact.state is State.RESPONDED for contact in head)
+        return sum(contact in self._busy for contact in head) > answered
 
     def candidates(self) -> list[NodeInfo]:
         """Return the first `K` nodes that were heard of, alive or not, closest first."""

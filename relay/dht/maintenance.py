@@ -134,6 +134,11 @@ class Maintenance:
         if not nodes and self._looking is None:
             self._look(now)
 
+    def seed_more(self, lookup: Lookup) -> None:
+        """Give a look-up more first contacts: those nearest to its target are busy."""
+        for node in self._table.closest(lookup.target, 8 * K):
+            lookup.add(node)
+
     def adopt(self, now: float) -> None:
         """Our identifier has changed: find its neighbours."""
         self._looking = None

@@ -142,6 +142,7 @@ class DhtNode:
             traffic=self.traffic,
             on_settled=self._on_settled,
             on_silent=self._on_silent,
+            on_starving=self._on_starving,
         )
         self._requests = Requests(
             dispatcher=self._dispatcher,
@@ -508,6 +509,10 @@ class DhtNode:
             self._requests.finish_round(operation, now)
         elif isinstance(operation, Greeting):
             self._greeted.discard(operation.address)
+
+    def _on_starving(self, operation: Operation) -> None:
+        if isinstance(operation, Lookup):
+            self._maintenance.seed_more(operation)
 
     def _on_silent(self, contact: Contact, times: int) -> None:
         if times >= SILENCES_MAX and contact.id is not None:

@@ -7,6 +7,8 @@ what the receive buffer holds, and nothing has to queue.
 """
 
 from abc import ABC, abstractmethod
+from math import inf
+from typing import ClassVar
 
 from relay._kernels import Contact, Progress, Refusal, State
 from relay.dht.krpc import QueryTemplate
@@ -22,6 +24,13 @@ class Operation(Progress, ABC):
     """
 
     __slots__ = ()
+
+    spares_from: ClassVar[float] = inf
+    """While it waits for so many, it does not ask nodes that have been asked much lately."""
+
+    def on_busy(self, contact: Contact) -> None:
+        """`contact` may not be asked now: too much has gone to its address."""
+        self.on_dead(contact)
 
     @abstractmethod
     def next_contact(self) -> Contact | None:

@@ -53,6 +53,7 @@ there may be of one key."""
 _Key: TypeAlias = tuple[str, bytes]
 """What a search is for: a kind of value, and the target."""
 
+_OVERLOADED: Final = PutOutcome(0, 0, PutFailure.OVERLOADED)
 _ITEM: Final = "item"
 _VALUE: Final = "value"
 _PEERS: Final = "peers"
@@ -268,15 +269,23 @@ class Requests:
             for contact in lookup.responders()
             if contact.id is not None
         ]
-        store_set = self._history.remember(lookup.target, lookup.candidates(), closest, now)
+        starved = lookup.starved
+        store_set = (
+            ()
+            if starved
+            else self._history.remember(lookup.target, lookup.candidates(), closest, now)
+        )
         for handle, seq in search.handles.items():
             del self._by_handle[handle]
-            self._emit(GetFinished(handle, _outcome(lookup, closest, seq)))
+            self._emit(GetFinished(handle, _outcome(lookup, closest, seq, starved=starved)))
         if search.done is not None:
             search.done(lookup, now)
         self._on_lookup(lookup, now)
         for put in search.puts:
-            self._write(put, store_set, now, cached=False)
+            if starved:  # nobody would look for it where it could be stored now
+                self._end_put(put, _OVERLOADED)
+            else:
+                self._write(put, store_set, now, cached=False)
 
     # Puts.
 
@@ -323,9 +332,8 @@ class Requests:
         if put is None:
             if len(self._puts) >= PUTS_MAX or len(self._by_lookup) >= SEARCHES_MAX:
                 self._counters.lookups_refused += 1
-                outcome = PutOutcome(0, 0, PutFailure.OVERLOADED)
-                self._traffic.note_put(outcome)
-                self._emit(PutFinished(handle, outcome))
+                self._traffic.note_put(_OVERLOADED)
+                self._emit(PutFinished(handle, _OVERLOADED))
                 return handle
             put = Put(write, key, collector, self._on_assured)
             self._puts[write.identity] = put
@@ -371,8 +379,10 @@ class Requests:
             self._history.forget(put.write.target)
             self._find_store_set(put, now)
             return
+        self._end_put(put, put.outcome(writes))
+
+    def _end_put(self, put: Put, outcome: PutOutcome) -> None:
         del self._puts[put.write.identity]
-        outcome = put.outcome(writes)
         self._traffic.note_put(outcome)
         for handle in put.handles:
             del self._put_by_handle[handle]
@@ -399,7 +409,9 @@ class Requests:
             self._dispatcher.abandon(search.lookup)
 
 
-def _outcome(lookup: Lookup, closest: list[StoreNode], seq: int | None) -> GetOutcome:
+def _outcome(
+    lookup: Lookup, closest: list[StoreNode], seq: int | None, *, starved: bool
+) -> GetOutcome:
     best = lookup.collector.best if isinstance(lookup.collector, ItemCollector) else None
     if best is not None and seq is not None and best.seq <= seq:
         best = None
@@ -409,5 +421,5 @@ def _outcome(lookup: Lookup, closest: list[StoreNode], seq: int | None) -> GetOu
         lookup.responded,
         lookup.usable,
         tuple(NodeInfo(node.id, node.address) for node in closest),
-        overloaded=lookup.starved,
+        overloaded=starved,
     )

@@ -21,6 +21,7 @@ from relay.dht.items import SEQ_MAX, MutableItem
 from relay.errors import (
     InvalidItemError,
     NoClosestNodesError,
+    NodesBusyError,
     NoNodesQueriedError,
     NoNodesRespondedError,
     NotMostRecentError,
@@ -243,4 +244,6 @@ class _Search:
             raise NoNodesRespondedError
         if outcome.usable == 0:
             raise NoUsableResponseError
+        if outcome.overloaded:
+            raise NodesBusyError
         return None

@@ -6,10 +6,8 @@ number, and paced on the wire; whoever asks for what is in the cache notices not
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +17,7 @@ import pytest
 from relay.service import ABSENT_S
 from tests.support import peers
 from tests.support.packets import Author, Packet
-from tests.support.relay import RelayProcess
+from tests.support.relay import RelayProcess, status_of
 
 pytestmark = pytest.mark.slow
 
@@ -60,17 +58,11 @@ def ask_all(world: World, keys: Sequence[str]) -> list[int]:
     Beside that ask for what is in the cache, until all are answered.
     """
     statuses = []
-    with ExitStack() as stack:
-        socks = []
-        for _ in keys:
-            sock = socket.create_connection(("127.0.0.1", world.relay.port), timeout=60)
-            socks.append(stack.enter_context(sock))
-        for sock, key in zip(socks, keys, strict=True):
-            sock.sendall(f"GET /{key} HTTP/1.1\r\nHost: relay\r\n\r\n".encode())
+    with world.relay.asked(keys) as socks:
         for number, sock in enumerate(socks):
             if number % 100 == 0:
                 assert world.relay.get(world.packet.key).body == world.packet.payload
-            statuses.append(int(sock.recv(4096).split(b" ")[1]))
+            statuses.append(status_of(sock))
     return statuses
 
 

@@ -232,7 +232,7 @@ def test_the_pace_is_in_the_order_that_the_cells_expect() -> None:
     st.integers(1, 3),
     st.lists(
         st.tuples(
-            st.sampled_from(["admit", "charge", "reserve", "prove"]),
+            st.sampled_from(["admit", "charge", "reserve", "busy", "prove"]),
             st.integers(0, 4),
             st.integers(0, 1500),
             st.just(0.0) | st.floats(0, 0.5) | st.floats(0, 700),
@@ -252,6 +252,8 @@ def test_budgets_agree(cells: int, steps: list[tuple[str, int, int, float]]) -> 
         elif verb == "reserve":
             waits = [table.reserve(octets, size / 1000, now) for table in tables]
             assert waits[0] == waits[1]
+        elif verb == "busy":
+            assert tables[0].busy(octets, now) == tables[1].busy(octets, now)
         else:
             outcomes = [getattr(table, verb)(octets, size, now) for table in tables]
             assert outcomes[0] == outcomes[1]
@@ -267,6 +269,8 @@ def test_budgets_are_of_ipv4_addresses(kernel: ModuleType) -> None:
         table.prove(b"", 0.0)
     with pytest.raises(ValueError, match=r"^an IPv4 address has 4 bytes$"):
         table.reserve(b"12345", 1.0, 0.0)
+    with pytest.raises(ValueError, match=r"^an IPv4 address has 4 bytes$"):
+        table.busy(b"123", 0.0)
     with pytest.raises(ValueError, match=r"^a table of budgets has at least one cell$"):
         budget_cells(kernel, 0)
 

@@ -1,4 +1,4 @@
-"""Large worlds, each for one promise: liars, Sybils, an exodus, the pace at one address.
+"""Large worlds, each for one promise: liars, Sybils, an exodus, a rush, the pace at one address.
 
 The functions build a world of production nodes that join it one after the other, as in life, and
 return figures. What the figures must be is for `test_grand` (small worlds) and for the command
@@ -8,11 +8,12 @@ return figures. What the figures must be is for `test_grand` (small worlds) and 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
+from relay.dht import krpc
 from relay.dht.events import (
     Event,
     GetFinished,
@@ -34,9 +35,13 @@ from tests.simulation.invariants import (
 )
 from tests.simulation.world import Faults, Host, World
 
+_H = TypeVar("_H")
+
 REPUBLISH_S: Final = 300.0
 """As iroh does."""
 JOIN_EVERY_S: Final = 0.2
+FORGED: Final = 10
+"""Queries in the name of each node: more of a stranger's are not answered at once."""
 
 
 class City:
@@ -134,6 +139,21 @@ class City:
             check_bounds(host)
             watch(host)
 
+    def judged(self, result: Found) -> Found:
+        """Check all, and add to a result what went over the wires."""
+        self.check()
+        result.most_packets, result.datagrams = self.packets.most_packets, self.world.sent
+        return result
+
+    def start_all(self, starts: Sequence[Callable[[], _H]], seconds: float) -> list[_H]:
+        """Start them at once, or one after the other within some seconds."""
+        handles = []
+        for start in starts:
+            handles.append(start())
+            if seconds:
+                self.world.advance(seconds / len(starts))
+        return handles
+
 
 @dataclass
 class Found:
@@ -142,8 +162,14 @@ class Found:
     lookups: int = 0
     found: int = 0
     older: int = 0
+    undecided: int = 0
+    """Look-ups that say that they cannot tell; those neither here nor found deny what is there."""
+    refused: int = 0
+    """PUTs that failed."""
     stored: list[int] = field(default_factory=list)
     """Honest nodes that had each packet once it was put."""
+    spans_s: list[float] = field(default_factory=list)
+    """How long look-ups took, where that is of interest."""
     most_packets: int = 0
     """To one address within 10 s: of any honest node, or of the relay where it is about that."""
     datagrams: int = 0
@@ -152,12 +178,18 @@ class Found:
     def ratio(self) -> float:
         return self.found / self.lookups
 
+    @property
+    def denied(self) -> int:
+        return self.lookups - self.found - self.older - self.undecided
+
     def note(self, outcome: GetOutcome, newest: MutableItem) -> None:
         self.lookups += 1
         if outcome.best == newest:
             self.found += 1
         elif outcome.best is not None:
             self.older += 1
+        elif outcome.overloaded:
+            self.undecided += 1
 
 
 def among_liars(
@@ -175,10 +207,10 @@ def among_liars(
         result.stored.append(city.holders(one.items[2]))
     for _ in range(10):
         for one in city.authors[:keys]:
+            began = world.now
             result.note(city.get(rng.choice(city.honest), one), one.items[2])
-    city.check()
-    result.most_packets, result.datagrams = city.packets.most_packets, world.sent
-    return result
+            result.spans_s.append(world.now - began)
+    return city.judged(result)
 
 
 def sybils(seed: int, nodes: int, *, valid: bool, count: int = 20, keys: int = 5) -> Found:
@@ -187,16 +219,14 @@ def sybils(seed: int, nodes: int, *, valid: bool, count: int = 20, keys: int = 5
     `valid`: their identifiers fit their addresses (BEP 42), which were chosen for that.
     """
     city = City(seed, nodes, loss=0.02)
-    world, rng, result = city.world, city.world.rng, Found()
+    rng, result = city.world.rng, Found()
     for one in city.authors[:keys]:
         _surround(city, one, count, valid=valid)
         city.put(rng.choice(city.honest), one.items[1])
         result.stored.append(city.holders(one.items[1]))
         for _ in range(20):
             result.note(city.get(rng.choice(city.honest), one), one.items[1])
-    city.check()
-    result.most_packets, result.datagrams = city.packets.most_packets, world.sent
-    return result
+    return city.judged(result)
 
 
 def _surround(city: City, one: Author, count: int, *, valid: bool) -> None:
@@ -255,9 +285,7 @@ def exodus(seed: int, nodes: int, *, keys: int = 40, gap_s: float = 3.0) -> Foun
         result.note(city.gets[handle], one.items[1])
     result.stored = [city.holders(one.items[1]) for one in city.authors[:keys]]
     city.honest = [host for host in city.honest if host.alive]
-    city.check()
-    result.most_packets, result.datagrams = city.packets.most_packets, world.sent
-    return result
+    return city.judged(result)
 
 
 def _republish(city: City, owner: Host, one: Author, delay_s: float) -> None:
@@ -294,17 +322,100 @@ def steady(seed: int, nodes: int, *, seconds: float, one_key: bool) -> Found:
     return result
 
 
+def rush(
+    seed: int, nodes: int, *, missing: int, seconds: float, keys: int = 100, loss: float = 0.01
+) -> Found:
+    """Ask one node for many keys at once or within a while, most of which nobody has published.
+
+    What it sends to each address is paced, and all look-ups begin with the few nodes that it knows.
+    """
+    city = City(seed, nodes, loss=loss)
+    world, rng, result = city.world, city.world.rng, Found()
+    for one in city.authors[:keys]:
+        city.put(rng.choice(city.honest), one.items[1])
+        world.advance(1.0)
+    world.advance(60.0)
+    relay = rng.choice(city.honest)
+    asked = [*city.authors[:keys], *map(author, range(2000, 2000 + missing))]
+    rng.shuffle(asked)
+    handles = city.start_all([partial(city.start_get, relay, one) for one in asked], seconds)
+    world.run_until(lambda: all(handle in city.gets for handle in handles))
+    present = set(city.authors[:keys])
+    for one, handle in zip(asked, handles, strict=True):
+        if one in present:
+            result.note(city.gets[handle], one.items[1])
+    return city.judged(result)
+
+
+def besieged(seed: int, nodes: int, *, keys: int = 30) -> Found:
+    """Forge all addresses before each look-up: the node that makes it owes everybody answers."""
+    city = City(seed, nodes, hostile=0.2, loss=0.05)
+    world, rng, result = city.world, city.world.rng, Found()
+    for one in city.authors[:keys]:
+        city.put(rng.choice(city.honest), one.items[1])
+        world.advance(1.0)
+    relay = rng.choice(city.honest)
+    ping = krpc.encode(krpc.Query(b"forg", b"ping", {b"id": rng.randbytes(20)}))
+    for one in city.authors[:keys]:
+        world.advance(20.0)
+        now = relay.clock(world.now)
+        for host in (*city.honest, *city.liars):
+            for _ in range(FORGED):
+                relay.node.receive_datagram(ping, host.address, now)
+        world.flush(relay)
+        began = world.now
+        result.note(city.get(relay, one), one.items[1])
+        result.spans_s.append(world.now - began)
+    return city.judged(result)
+
+
+def crush(seed: int, nodes: int, *, keys: int, seconds: float, loss: float = 0.01) -> Found:
+    """Have one node put many packets at once or within a while; then others look for them."""
+    city = City(seed, nodes, loss=loss)
+    world, rng, result = city.world, city.world.rng, Found()
+    relay = rng.choice(city.honest)
+    authors = list(map(author, range(3000, 3000 + keys)))
+    puts = [partial(city.start_put, relay, one.items[1]) for one in authors]
+    handles = city.start_all(puts, seconds)
+    world.run_until(lambda: all(handle in city.puts for handle in handles))
+    world.advance(30.0)
+    for one, handle in zip(authors, handles, strict=True):
+        if city.puts[handle].failure is not None:
+            result.refused += 1
+            continue
+        result.stored.append(city.holders(one.items[1]))
+        result.note(city.get(rng.choice(city.honest), one), one.items[1])
+    return city.judged(result)
+
+
 WORLDS: Final[dict[str, Callable[[int], Found]]] = {
     "a fifth are liars": partial(among_liars, 1),
     "Sybils, identifiers at will": partial(sybils, 2, valid=False),
     "Sybils, identifiers that fit": partial(sybils, 3, valid=True),
     "half leave within an hour": partial(exodus, 4),
+    "a hundred look-ups at once": partial(rush, 7, missing=0, seconds=0.0),
+    "fifty look-ups a second": partial(rush, 8, missing=900, seconds=20.0),
+    "a thousand look-ups at once": partial(rush, 9, missing=900, seconds=0.0),
+    "a hundred PUTs at once": partial(crush, 10, keys=100, seconds=0.0),
+    "thirty PUTs a second": partial(crush, 11, keys=300, seconds=10.0),
+    "all addresses are forged": partial(besieged, 12),
     "a PUT a second, many keys": partial(steady, 5, seconds=120.0, one_key=False),
     "a PUT a second, one key": partial(steady, 6, seconds=120.0, one_key=True),
 }
 """Each takes the number of nodes."""
 
-FOUND_MIN: Final = {"a fifth are liars": 0.99, "half leave within an hour": 0.999}
+FOUND_MIN: Final = {
+    "a fifth are liars": 0.99,
+    "half leave within an hour": 0.999,
+    "a hundred look-ups at once": 0.99,
+    "fifty look-ups a second": 0.99,
+    "a thousand look-ups at once": 0.0,
+    "a hundred PUTs at once": 0.99,
+    "thirty PUTs a second": 0.99,
+    "all addresses are forged": 0.99,
+}
+DENIED_MAX: Final = 0.01
+"""Look-ups of what is there that say that it is not, however many there are at once."""
 STORED_MIN: Final = 10
 STEADY_MAX: Final = 25
 """Packets to one address within 10 s; half of what libtorrent bans for."""
@@ -315,7 +426,11 @@ def broken_promises(name: str, result: Found) -> list[str]:
     broken = []
     if result.lookups and result.ratio < FOUND_MIN.get(name, 0.9):
         broken.append(f"only {result.ratio:.2%} found")
-    if "Sybils" in name and min(result.stored) < STORED_MIN:
+    if "look-ups" in name and result.denied > DENIED_MAX * result.lookups:
+        broken.append(f"{result.denied} look-ups deny what is there")
+    if result.refused:
+        broken.append(f"{result.refused} PUTs failed")
+    if ("Sybils" in name or "PUTs" in name) and min(result.stored) < STORED_MIN:
         broken.append(f"only {min(result.stored)} honest nodes store a packet")
     if "a PUT a second" in name and result.most_packets > STEADY_MAX:
         broken.append(f"{result.most_packets} packets to one address in 10 s")
@@ -326,7 +441,11 @@ def describe(result: Found) -> str:
     """Return the figures of a world in one line."""
     parts = []
     if result.lookups:
-        parts.append(f"{result.found} of {result.lookups} found ({result.older} older)")
+        undecided = f", {result.undecided} cannot tell" if result.undecided else ""
+        parts.append(f"{result.found} of {result.lookups} found ({result.older} older{undecided})")
+    if result.spans_s:
+        median_s = statistics.median(result.spans_s)
+        parts.append(f"in {median_s:.1f} s (median; {max(result.spans_s):.1f} s at most)")
     if result.stored:
         median = statistics.median(result.stored)
         parts.append(f"stored on {min(result.stored)} at least, median {median:.0f}")

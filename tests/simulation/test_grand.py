@@ -31,6 +31,32 @@ def test_half_of_the_nodes_may_leave_within_an_hour() -> None:
     assert broken_promises("half leave within an hour", result) == []
 
 
+def test_many_look_ups_at_once_find_what_is_there() -> None:
+    result = grand.rush(7, 200, missing=0, seconds=0.0, keys=60)
+    assert result.lookups == 60
+    assert broken_promises("a hundred look-ups at once", result) == []
+
+
+def test_many_puts_at_once_are_stored_where_others_look() -> None:
+    result = grand.crush(10, 200, keys=60, seconds=3.0)
+    assert len(result.stored) == 60
+    assert broken_promises("thirty PUTs a second", result) == []
+
+
+def test_look_ups_among_busy_nodes_find_what_is_there() -> None:
+    result = grand.besieged(12, 200, keys=10)
+    assert result.lookups == len(result.spans_s) == 10
+    assert broken_promises("all addresses are forged", result) == []
+    quiet = grand.among_liars(1, 100, keys=2)
+    assert max(result.spans_s) > max(quiet.spans_s), "they were busy"
+
+
+def test_whoever_could_not_ask_does_not_say_that_there_is_nothing() -> None:
+    result = grand.rush(9, 200, missing=500, seconds=0.0, keys=60)
+    assert result.undecided > 0
+    assert broken_promises("a thousand look-ups at once", result) == []
+
+
 @pytest.mark.parametrize("one_key", [False, True])
 def test_a_busy_relay_is_banned_by_nobody(one_key: bool) -> None:
     result = grand.steady(4, 200, seconds=60.0, one_key=one_key)
@@ -43,4 +69,9 @@ def test_a_broken_promise_is_noticed() -> None:
         bad.found = int(1000 * share)
         assert len(broken_promises(name, bad)) == 1
     assert len(broken_promises("Sybils", bad)) == 1
+    assert len(broken_promises("a hundred PUTs at once", bad)) == 1
+    bad.refused = 1
+    assert len(broken_promises("a hundred PUTs at once", bad)) == 2
+    bad.found, bad.undecided, bad.refused = 980, 9, 0
+    assert len(broken_promises("a thousand look-ups at once", bad)) == 1
     assert len(broken_promises("a PUT a second", bad)) == 1

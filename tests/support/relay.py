@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +74,11 @@ def exchange(
     response = connection.getresponse()
     content = response.read()
     return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, content)
+
+
+def status_of(sock: socket.socket) -> int:
+    """Wait for the one answer on a connection and return its status."""
+    return int(sock.recv(4096).split(b" ")[1])
 
 
 def wait_until(
@@ -212,6 +217,18 @@ class RelayProcess:
     def put(self, key: str, payload: bytes, timeout_s: float = 30.0) -> Answer:
         """Publish a packet."""
         return fetch(self.url + key, "PUT", payload, timeout_s=timeout_s)
+
+    @contextmanager
+    def asked(self, keys: Sequence[str], timeout_s: float = 60.0) -> Iterator[list[socket.socket]]:
+        """Ask for all keys at once, each on a connection of its own; see `status_of`."""
+        address = "127.0.0.1", self.port
+        with ExitStack() as stack:
+            socks = [
+                stack.enter_context(socket.create_connection(address, timeout_s)) for _ in keys
+            ]
+            for sock, key in zip(socks, keys, strict=True):
+                sock.sendall(f"GET /{key} HTTP/1.1\r\nHost: relay\r\n\r\n".encode())
+            yield socks
 
     def health(self) -> Answer:
         """Ask ``/health``."""

@@ -44,13 +44,17 @@ class Asking(Operation):
 
 
 class FixedPacer:
-    """Lets packets to some addresses wait."""
+    """Lets packets to some addresses wait; has others spared."""
 
-    def __init__(self, **waits: float) -> None:
+    def __init__(self, *busy: str, **waits: float) -> None:
+        self.spared = set(busy)
         self.waits = waits
 
     def reserve(self, ip: str, wait_max_s: float, now: float) -> float:
         return self.waits.get(ip.replace(".", "_"), 0.0)
+
+    def busy(self, ip: str, now: float) -> bool:
+        return ip in self.spared
 
 
 class Desk:
@@ -61,6 +65,7 @@ class Desk:
         self.traffic = Traffic()
         self.settled: list[tuple[Operation, float]] = []
         self.silent: list[tuple[Contact, int]] = []
+        self.starving: list[Operation] = []
         self.dispatcher = Dispatcher(
             rng=seeded(1),
             pacer=pacer or FixedPacer(),
@@ -69,6 +74,7 @@ class Desk:
             traffic=self.traffic,
             on_settled=lambda operation, now: self.settled.append((operation, now)),
             on_silent=lambda contact, times: self.silent.append((contact, times)),
+            on_starving=self.starving.append,
         )
 
     def ids(self) -> list[tuple[bytes, Address]]:
@@ -235,6 +241,67 @@ def test_what_would_wait_longer_than_a_second_is_left_out() -> None:
     desk.answer(transaction_id, address, 0.1)
     assert desk.settled == [(operation, 0.1)]
     assert (operation.sent, desk.counters.dropped_pacing) == (1, 1)
+
+
+def test_a_busy_node_is_spared_while_enough_others_are_waited_for() -> None:
+    class Sparing(Asking):
+        spares_from = 2
+
+    desk = Desk(FixedPacer("10.0.0.2", "10.0.0.3", "10.0.0.4"))
+    contacts = [contact(number) for number in range(1, 6)]
+    operation = Sparing(*contacts)
+    desk.dispatcher.submit(operation, 0.0)
+    (first, a), (second, b) = desk.ids()
+    assert (a, b) == (contacts[0].address, contacts[1].address)
+    desk.answer(first, a, 0.1)
+    ((third, c),) = desk.ids()
+    assert c == contacts[2].address
+    desk.answer(second, b, 0.2)
+    fourth, fifth = desk.ids()
+    assert (fourth[1], fifth[1]) == (contacts[3].address, contacts[4].address), "one is not busy"
+    for transaction_id, address in ((third, c), fourth, fifth):
+        desk.answer(transaction_id, address, 0.3)
+    assert desk.settled == [(operation, 0.3)]
+    assert all(contact.state is State.REFUSED for contact in contacts)
+
+
+def test_a_silent_node_does_not_hold_up_those_that_are_spared() -> None:
+    class Sparing(Asking):
+        spares_from = 1
+
+    desk = Desk(FixedPacer("10.0.0.1", "10.0.0.2"))
+    silent, spared = contact(1), contact(2)
+    desk.dispatcher.submit(Sparing(silent, spared), 0.0)
+    assert [address for _, address in desk.ids()] == [silent.address]
+    desk.run_to(3.0)
+    assert silent.state is State.DEAD
+    assert spared.address in [address for _, address in desk.ids()]
+
+
+def test_who_is_about_to_end_without_an_answer_may_get_more_contacts() -> None:
+    desk = Desk(FixedPacer(**{"10_0_0_1": 1.1}))
+    more = contact(2)
+    operation = Asking(contact(1))
+
+    def add(starving: Operation) -> None:
+        desk.starving.append(starving)
+        operation.contacts = (*operation.contacts, more)
+
+    desk.dispatcher._on_starving = add
+    desk.dispatcher.submit(operation, 0.0)
+    assert desk.starving == [operation]
+    ((transaction_id, address),) = desk.ids()
+    assert address == more.address
+    desk.answer(transaction_id, address, 0.1)
+    assert desk.settled == [(operation, 0.1)]
+
+
+def test_who_gets_no_more_contacts_ends() -> None:
+    desk = Desk(FixedPacer(**{"10_0_0_1": 1.1}))
+    operation = Asking(contact(1))
+    desk.dispatcher.submit(operation, 0.0)
+    assert desk.starving == [operation]
+    assert desk.settled == [(operation, 0.0)]
 
 
 def test_an_operation_does_not_outlive_its_time() -> None:

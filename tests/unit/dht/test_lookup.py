@@ -373,6 +373,36 @@ def test_whoever_invents_closer_nodes_without_end_is_given_up() -> None:
     assert asked == QUERIES_MAX
 
 
+def test_who_passed_over_most_of_the_nearest_cannot_tell() -> None:
+    """Busy nodes far from the target, with which each look-up begins, make no difference."""
+    lookup = make_lookup()
+    assert not lookup.starved
+    for distance in range(1, 6):
+        lookup.add(node(distance))
+    assert lookup.starved, "nobody was asked"
+    contacts = ask(lookup)
+    for contact in contacts[:3]:
+        lookup.on_busy(contact)
+    assert contacts[0].state is State.DEAD
+    respond(lookup, contacts[3])
+    respond(lookup, contacts[4])
+    assert lookup.starved
+    lookup.add(node(6))
+    (last,) = ask(lookup)
+    respond(lookup, last)
+    assert not lookup.starved
+    for distance in range(100, 130):
+        lookup.add(node(distance << 100))
+    for contact in ask(lookup):
+        lookup.on_busy(contact)
+    assert lookup.starved
+    for distance in range(10, 40):
+        lookup.add(node(distance))
+    for contact in ask(lookup):
+        respond(lookup, contact)
+    assert not lookup.starved, "those that were passed over are not among the nearest"
+
+
 def test_the_row_is_bounded() -> None:
     lookup = make_lookup()
     for distance in range(CANDIDATES_MAX * 2, 0, -1):

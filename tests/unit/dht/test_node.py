@@ -9,6 +9,8 @@ import pytest
 
 from relay.dht import krpc
 from relay.dht.budget import UNPROVEN, QueryLimit
+from relay.dht.dispatcher import PACING_WAIT_MAX_S
+from relay.dht.estimate import REUSE_S
 from relay.dht.events import (
     Bootstrapped,
     GetFinished,
@@ -367,6 +369,47 @@ def test_a_look_up_whose_turn_never_comes_says_so() -> None:
         if isinstance(event, GetFinished) and event.handle is late
     )
     assert (outcome.overloaded, outcome.queried) == (True, 0)
+
+
+def test_where_most_of_the_nearest_are_busy_nothing_is_told_and_nothing_stored() -> None:
+    """Else what is there would be denied, and stored where nobody looks for it."""
+    net = SimNetwork(3, public=True)
+    addresses = net.grow(30)
+    ours, node = net.add_node(addresses[:3])
+    net.advance(30.0)
+    item = make_item(1)
+    assert net.put(ours, item).failure is None
+    assert net.get(ours, item.public_key).best == item
+    net.advance(REUSE_S)
+    for ip, _ in addresses[2:]:
+        while node._budgets.reserve(ip, PACING_WAIT_MAX_S, net.now) <= PACING_WAIT_MAX_S:
+            pass
+    outcome = net.get(ours, bytes(range(32)))
+    assert (outcome.best, outcome.overloaded) == (None, True)
+    assert 0 < outcome.responded <= 2
+    newer = make_item(2)
+    assert net.put(ours, newer) == PutOutcome(0, 0, PutFailure.OVERLOADED)
+    net.advance(30.0)
+    outcome = net.get(ours, bytes(range(32)))
+    assert (outcome.best, outcome.overloaded) == (None, False)
+    assert net.put(ours, newer).failure is None
+    assert net.get(ours, newer.public_key).best == newer
+
+
+def test_look_ups_at_once_begin_with_other_nodes_when_the_nearest_are_busy() -> None:
+    net = SimNetwork(3, public=True)
+    node = net.node(net.grow(200)[0])
+    target = bytes(range(20))
+    nearest = node._table.closest(target, 40)
+    assert len(node._table) > len(nearest)
+    for near in nearest:
+        ip, _ = near.address
+        while node._budgets.reserve(ip, PACING_WAIT_MAX_S, net.now) <= PACING_WAIT_MAX_S:
+            pass
+    node.start_find_node(target, now=net.now)
+    asked = {address for _, address in queries(node)}
+    assert asked
+    assert asked.isdisjoint(near.address for near in nearest)
 
 
 def put_rounds(replies: list[bytes | int], puts: int = 1) -> tuple[list[bytes], list[PutFinished]]:

@@ -10,6 +10,7 @@ from relay.dht.items import SEQ_MAX, MutableItem
 from relay.errors import (
     InvalidItemError,
     NoClosestNodesError,
+    NodesBusyError,
     NoNodesQueriedError,
     NoNodesRespondedError,
     NotMostRecentError,
@@ -166,6 +167,7 @@ async def test_newer_than_is_the_seq(driver, dht, nursery, given, asked):
         (GetOutcome(None, 5, 0, 0), NoNodesRespondedError),
         (GetOutcome(None, 5, 5, 0), NoUsableResponseError),
         (GetOutcome(None, 5, 5, 1), type(None)),
+        (GetOutcome(None, 5, 5, 1, overloaded=True), NodesBusyError),
     ],
 )
 async def test_failed_lookups(driver, dht, nursery, outcome, error):
