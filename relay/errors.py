@@ -123,6 +123,13 @@ class PublishTimedOutError(PublishFailedError):
         super().__init__("DHT query timed out")
 
 
+class PublishOverloadedError(PublishFailedError):
+    """So many look-ups run, or so much went to most nodes near the key, that it was not sent."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many DHT look-ups at once: the packet was sent to no node")
+
+
 class NoClosestNodesError(PublishFailedError):
     """The look-up before the put found nobody to store on."""
 

@@ -37,7 +37,7 @@ class PutFailure(enum.Enum):
     TIMED_OUT = "no node acknowledged in time, or all refused for reasons other than recency"
     NOT_MOST_RECENT = "nodes hold a higher sequence number (302)"
     CAS_FAILED = "nodes hold another sequence number than the expected one (301)"
-    OVERLOADED = "too many look-ups are running; nothing was sent"
+    OVERLOADED = "too many look-ups are running, or most near nodes are busy; nothing was sent"
 
 
 @dataclass(frozen=True, slots=True)

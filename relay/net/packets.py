@@ -27,6 +27,7 @@ from relay.errors import (
     NotMostRecentError,
     NoUsableResponseError,
     PacketError,
+    PublishOverloadedError,
     PublishTimedOutError,
     RelayError,
     TimestampRangeError,
@@ -45,7 +46,7 @@ _ERROR_OF: Final[dict[PutFailure, type[RelayError]]] = {
     PutFailure.TIMED_OUT: PublishTimedOutError,
     PutFailure.NOT_MOST_RECENT: NotMostRecentError,
     PutFailure.CAS_FAILED: NotMostRecentError,
-    PutFailure.OVERLOADED: PublishTimedOutError,
+    PutFailure.OVERLOADED: PublishOverloadedError,
 }
 
 Accept = Callable[[SignedPacket], bool]
@@ -90,7 +91,7 @@ class PkarrDht:
         Raises:
             InvalidItemError: the newest signed item of this key is no packet, and no older
                 one was accepted before that was known.
-            LookupFailedError: one of the three, by how far the look-up came.
+            LookupFailedError: which one, says how far the look-up came.
         """
         began = perf_counter()
         await self._wait_bootstrapped()
@@ -129,6 +130,7 @@ class PkarrDht:
             NotMostRecentError: most of those nodes hold a more recent one.
             NoClosestNodesError: no node could be found to store it on.
             PublishTimedOutError: none of them acknowledged it.
+            PublishOverloadedError: it was sent to nobody, so much is under way.
         """
         if packet.timestamp_us > SEQ_MAX:
             raise TimestampRangeError

@@ -15,6 +15,7 @@ from relay.errors import (
     NoNodesRespondedError,
     NotMostRecentError,
     NoUsableResponseError,
+    PublishOverloadedError,
     PublishTimedOutError,
     TimestampRangeError,
 )
@@ -245,7 +246,7 @@ async def test_publish_stores_the_signed_item(driver, dht):
         (PutFailure.TIMED_OUT, PublishTimedOutError),
         (PutFailure.NOT_MOST_RECENT, NotMostRecentError),
         (PutFailure.CAS_FAILED, NotMostRecentError),
-        (PutFailure.OVERLOADED, PublishTimedOutError),
+        (PutFailure.OVERLOADED, PublishOverloadedError),
     ],
 )
 async def test_failed_puts(driver, dht, failure, error):
