@@ -341,8 +341,11 @@ class FrontServer(HttpServer):
         self._nursery.start_soon(self._answer, token, request, scope)
 
     def gone(self, token: int) -> None:
-        """Stop answering a request whose client has hung up."""
-        scope = self._asked[token]
+        """Stop answering a request whose client has hung up, if that is not done already.
+
+        A lane that is a thread may see the end while the answer is on its way to it.
+        """
+        scope = self._asked.get(token)
         if scope is not None:
             scope.cancel()
 
@@ -356,12 +359,18 @@ class FrontServer(HttpServer):
         head_since: float,
     ) -> None:
         """Go on with a connection as if its bytes had only just come."""
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        # Not asked of the socket: its client may have reset it already.
-        known = socket.socket(family, socket.SOCK_STREAM, 0, fileno=descriptor)
+        # Not asked of the socket: its client may have reset it already. Of either family addresses
+        # are read right through a socket of the one with the longer ones.
+        known = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=descriptor)
         sock = trio.socket.from_stdlib_socket(known)
         past = Past(opened_at=opened_at, head_since=head_since)
-        connection = self._connection(sock, address, data, past)
+        try:
+            connection = self._connection(sock, address, data, past)
+        except (OSError, ImportError) as error:  # what is imported first may want a descriptor
+            sock.close()
+            self._lane_of(token).give_back(token)
+            self._complain("cannot go on with a connection: %s", error)
+            return
         self._open[connection] = None
         self._by_peer[None] += 1  # the lane counts by address
         self._lent[connection] = token

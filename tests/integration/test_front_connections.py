@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import re
 import resource
 import socket
+import struct
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from ipaddress import ip_network
@@ -19,7 +22,7 @@ from relay.config import HttpConfig, Quota, RateLimiterConfig
 from relay.http import front, messages
 from relay.http.clients import ClientRules
 from relay.http.deadlines import Deadlines
-from relay.http.front import FrontLane
+from relay.http.front import FrontLane, FrontServer
 from relay.http.limits import HttpLimits
 from relay.http.serve import serve_http
 from tests.integration.front_world import FrontWorld
@@ -33,6 +36,7 @@ from tests.integration.http_client import (
     until,
 )
 from tests.integration.http_requests import ALICE, CLOSE, GET, MISS, PACKET, PATH, PUT
+from tests.support.relay import wait_until
 
 pytestmark = pytest.mark.compiled
 
@@ -514,6 +518,59 @@ async def test_in_a_crowd_puts_do_not_wait_without_their_clients(
         world.dht.gate.set()
         await until(lambda: world.dht.waiting == 0)
         await until(lambda: world.service.counters["published"] == 1 - cancelled)
+
+
+async def test_a_client_that_leaves_while_its_answer_is_on_its_way(
+    world: FrontWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane that is a thread sees it at once, and tells of it as the answer comes."""
+    respond, client, left = world.app.respond, socket.socket(), trio.Event()
+
+    async def respond_late(request: messages.Request) -> messages.Response:
+        response = await respond(request)
+        known = descriptors()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        if world.threads:  # no other task runs until the lane has closed its end as well
+            wait_until(lambda: descriptors() == known - 2, "the lane")
+        left.set()
+        return response
+
+    async with world.serving() as port:
+        with monkeypatch.context() as patched:
+            patched.setattr(world.app, "respond", respond_late)
+            client.connect(("127.0.0.1", port))
+            client.sendall(MISS)
+            await left.wait()
+        await until(lambda: world.counters.connections_open == 0)
+        assert [a.status for a in await exchange(port, MISS + CLOSE)] == [404, 200]
+
+
+async def test_connections_that_cannot_go_on_cost_no_others(
+    world: FrontWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What serves them is imported for the first, and there may be no descriptor for that."""
+
+    def without_descriptors(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with world.serving() as port:
+        with monkeypatch.context() as patched:
+            patched.setattr(FrontServer, "_connection", without_descriptors)
+            async with AsyncExitStack() as clients:
+                many = [await clients.enter_async_context(connected(port)) for _ in range(5)]
+                for client in many:
+                    await client.send(UNKNOWN)
+                for client in many:
+                    assert await client.ended()
+        assert world.counters.connections_open == 0
+        assert "cannot go on with a connection" in caplog.text
+        assert [a.status for a in await exchange(port, UNKNOWN)] == [404]
+
+
+def descriptors() -> int:
+    """Return how many this process has open, one for the look among them."""
+    return len(os.listdir("/proc/self/fd"))
 
 
 # ---- The end ----
