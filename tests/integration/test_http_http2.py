@@ -194,7 +194,7 @@ async def test_too_many_streams(world: World) -> None:
             client.ask("GET", f"/{author(2).key}")
         await client.flush()
         await client.until(lambda: client.goaway is not None)
-        assert client.goaway != ErrorCodes.NO_ERROR
+        assert client.goaway == ErrorCodes.PROTOCOL_ERROR
         await quiet(world)
 
 
@@ -203,6 +203,7 @@ async def test_a_large_header_list_is_refused(world: World) -> None:
         client.ask("GET", PATH, ("x-filler", "x" * HEADER_LIST_BYTES_MAX))
         await client.flush()
         await client.until(lambda: client.goaway is not None)
+        assert client.goaway == ErrorCodes.ENHANCE_YOUR_CALM
 
 
 @pytest.mark.parametrize(
@@ -242,10 +243,11 @@ async def test_a_client_with_a_closed_window_is_cut_off(world: World) -> None:
     quick = Deadlines(write_s=0.3)
     async with world.serving(deadlines=quick) as port, connected(port) as client:
         client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
-        client.ask("GET", PATH)
+        asked = client.ask("GET", PATH)
         await client.flush()
         with pytest.raises(AssertionError, match="closed too early"):
             await client.until(lambda: False)
+        assert client.headers[asked][":status"] == "200"
 
 
 async def test_an_idle_connection_ends_with_a_goaway(world: World) -> None:
@@ -298,22 +300,34 @@ async def test_shutdown_sends_a_goaway(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "frames",
+    ("frames", "reason"),
     [
-        bytes.fromhex("000000" + "00" + "00" + "00000001"),  # DATA on an idle stream
-        bytes.fromhex("000001" + "06" + "00" + "00000000" + "00"),  # PING of one byte
-        bytes.fromhex("004001" + "00" + "04" + "00000001"),  # a frame too large, not yet here
-        bytes.fromhex("004000" + "01" + "00" + "00000001")
-        + bytes(0x4000)  # an endless block
-        + (bytes.fromhex("004000" + "09" + "00" + "00000001") + bytes(0x4000)) * 2,
-        bytes.fromhex("000004" + "01" + "05" + "00000001") + b"\xff\xff\xff\xff",  # bad HPACK
-        b"\0" * 200,
+        (bytes.fromhex("000000" + "00" + "00" + "00000001"), ErrorCodes.PROTOCOL_ERROR),
+        (bytes.fromhex("000001" + "06" + "00" + "00000000" + "00"), ErrorCodes.FRAME_SIZE_ERROR),
+        (bytes.fromhex("004001" + "00" + "04" + "00000001"), ErrorCodes.FRAME_SIZE_ERROR),
+        (
+            bytes.fromhex("004000" + "01" + "00" + "00000001")
+            + bytes(0x4000)
+            + (bytes.fromhex("004000" + "09" + "00" + "00000001") + bytes(0x4000)) * 2,
+            ErrorCodes.ENHANCE_YOUR_CALM,
+        ),
+        (
+            bytes.fromhex("000004" + "01" + "05" + "00000001") + b"\xff\xff\xff\xff",
+            ErrorCodes.PROTOCOL_ERROR,
+        ),
+        (b"\0" * 200, ErrorCodes.PROTOCOL_ERROR),
+    ],
+    ids=[
+        *("data-on-an-idle-stream", "ping-of-a-byte", "a-frame-too-large-not-yet-here"),
+        *("an-endless-block", "bad-hpack", "zeros"),
     ],
 )
-async def test_broken_frames_are_survived(world: World, frames: bytes) -> None:
+async def test_broken_frames_are_survived(world: World, frames: bytes, reason: ErrorCodes) -> None:
     async with world.serving() as port:
         async with connected(port) as client:
             await client.stream.send_all(frames)
+            await client.until(lambda: client.goaway is not None)
+            assert client.goaway == reason
             with pytest.raises(AssertionError, match="closed too early"):
                 await client.until(lambda: False)
         async with connected(port) as client:
