@@ -19,7 +19,7 @@ from relay.http.deadlines import Deadlines
 from relay.http.http1 import HEAD_BYTES_MAX
 from relay.http.messages import Request
 from tests.integration.front_world import FrontWorld
-from tests.integration.http_client import Answer, answers
+from tests.integration.http_client import Answer, ServersEnd, answers
 from tests.integration.http_world import author
 
 pytestmark = [pytest.mark.compiled, pytest.mark.slow]
@@ -29,10 +29,8 @@ PACKET = ALICE.packet(timestamp_us=1_755_302_400_000_000, ttl_s=3600)
 PATH = f"/{ALICE.key}".encode()
 SECOND = b"/second"
 HIDDEN = b"GET " + SECOND + b" HTTP/1.1\r\nHost: a\r\n\r\n"
-HASTY = Deadlines(head_s=20.0, idle_s=2.0, linger_s=0.2)
-"""So that every exchange ends by itself, but none that is not complete."""
-SILENCE_S = 0.02
-"""A second answer would come with the first, or right behind it."""
+PATIENT = Deadlines(head_s=20.0, idle_s=75.0, linger_s=20.0)
+"""So that an exchange ends because its client or its request does, and not by a deadline."""
 WHOLE_S = 60.0
 AT_ONCE = 40
 
@@ -163,46 +161,57 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "BODY_TIMEOUT_S", 20.0)
 
 
-async def exchange(port: int, *pieces: bytes, hasty: bool = False) -> list[Answer]:
+async def exchange(port: int, *pieces: bytes, count: int = 1) -> list[Answer]:
     """Send pieces, each read before the next is sent; return all answers until the end.
 
-    In haste: until nothing follows an answer that is complete.
+    When `count` answers are complete and everything is read, we end our side. Before the server
+    sees that, it has begun on whatever it has kept; and nothing comes later than its own end.
     """
-    received = b""
-    with trio.fail_after(WHOLE_S), suppress(trio.BrokenResourceError):
+    received, sent = b"", 0
+    with trio.fail_after(WHOLE_S):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            for piece in pieces[:-1]:
-                await stream.send_all(piece)
-                await trio.sleep(0.002)
-            await stream.send_all(pieces[-1])
-            while True:
-                data = b""
-                with trio.move_on_after(SILENCE_S if hasty and whole(received) else WHOLE_S):
-                    data = await stream.receive_some()
-                if not data:
-                    break
-                received += data
+            server = ServersEnd(stream)
+            with suppress(trio.BrokenResourceError):  # it may end before it has read everything
+                for piece in pieces:
+                    await read_by(server, sent)
+                    await stream.send_all(piece)
+                    sent += len(piece)
+            half_closed = False
+            with suppress(trio.BrokenResourceError):
+                while data := await stream.receive_some():
+                    received += data
+                    if not half_closed and has_whole(received, count, pieces[0][:5]):
+                        await read_by(server, sent)
+                        await stream.send_eof()
+                        half_closed = True
     return [answer for answer in answers(received) if answer.status != 100]
 
 
-def whole(received: bytes) -> bool:
-    """Whether there is an answer, and its body."""
+async def read_by(server: ServersEnd, count: int) -> None:
+    while not server.has_read(count):  # noqa: ASYNC110  # the kernel's counters have no event
+        await trio.sleep(0.001)
+
+
+def has_whole(received: bytes, count: int, method: bytes) -> bool:
+    """Whether there are so many answers, and the body of the last, if it has one."""
     head_, end, body = received.rpartition(b"\r\n\r\n")
     found = answers(head_ + end) if end else []
     final = [answer for answer in found if answer.status != 100]
-    return bool(final) and len(body) >= int(final[-1].headers.get("content-length", 0))
+    if len(final) < count:
+        return False
+    return method == b"HEAD " or len(body) >= int(final[-1].headers.get("content-length", 0))
 
 
 async def outcomes(
-    world: Watched, cases: Sequence[Sequence[bytes]], *, lane: bool
+    world: Watched, cases: Sequence[Sequence[bytes]], *, lane: bool, count: int = 1
 ) -> list[list[Answer]]:
     found: list[list[Answer]] = [[] for _ in cases]
     limit = trio.CapacityLimiter(AT_ONCE)
-    async with world.serving(deadlines=HASTY, lane=lane) as port, trio.open_nursery() as nursery:
+    async with world.serving(deadlines=PATIENT, lane=lane) as port, trio.open_nursery() as nursery:
 
         async def one(number: int, pieces: Sequence[bytes]) -> None:
             async with limit:
-                found[number] = await exchange(port, *pieces, hasty=len(cases) > 100)
+                found[number] = await exchange(port, *pieces, count=count)
 
         for number, pieces in enumerate(cases):
             nursery.start_soon(one, number, pieces)
@@ -251,7 +260,7 @@ async def test_what_follows_is_asked_again_after_the_lane_has_handed_over(name: 
     ((only,),) = await outcomes(world, [(request,)], lane=True)
     assert only.headers["connection"] == "close"
     assert SECOND not in world.asked
-    (both,) = await outcomes(world, [(request,)], lane=False)
+    (both,) = await outcomes(world, [(request,)], lane=False, count=2)
     assert len(both) == 2
     assert SECOND in world.asked
 
@@ -259,7 +268,7 @@ async def test_what_follows_is_asked_again_after_the_lane_has_handed_over(name: 
 async def test_what_follows_is_answered_where_the_lane_understands() -> None:
     world = Watched()
     (given,) = await outcomes(
-        world, [(head("GET") + TAKEN["a body of that length"] + HIDDEN,)], lane=True
+        world, [(head("GET") + TAKEN["a body of that length"] + HIDDEN,)], lane=True, count=3
     )
     assert [answer.status for answer in given] == [200, 400, 400]
     assert SECOND in world.asked
