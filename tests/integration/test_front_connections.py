@@ -11,6 +11,7 @@ import socket
 import struct
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -19,7 +20,7 @@ from h2.connection import H2Connection
 from h2.events import ResponseReceived
 
 from relay.config import HttpConfig, Quota, RateLimiterConfig
-from relay.http import front, messages
+from relay.http import front
 from relay.http.clients import ClientRules
 from relay.http.deadlines import Deadlines
 from relay.http.front import FrontLane, FrontServer
@@ -30,11 +31,13 @@ from tests.integration.http_client import (
     ENDED_S,
     Answer,
     Client,
+    ServersEnd,
     answers,
     connected,
     exchange,
     until,
 )
+from tests.integration.http_clock import AGE_S, AGED, LeapingClock
 from tests.integration.http_requests import ALICE, CLOSE, GET, MISS, PACKET, PATH, PUT
 from tests.support.relay import wait_until
 
@@ -65,6 +68,11 @@ def stocked(world: FrontWorld) -> FrontWorld:
 @pytest.fixture(autouse=True, params=[0, 2], ids=["task", "threads"])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FrontWorld, "threads", request.param)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> LeapingClock:
+    return LeapingClock(monkeypatch)
 
 
 @pytest.fixture
@@ -422,19 +430,6 @@ async def test_threads_end_amid_work(world: FrontWorld) -> None:
 # ---- Deadlines ----
 
 
-async def test_a_body_that_does_not_come(
-    world: FrontWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(messages, "BODY_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(front, "BODY_TIMEOUT_S", 0.3)
-    quick = Deadlines(head_s=0.1, idle_s=0.1, drain_s=5.0, linger_s=0.2)
-    async with world.serving(deadlines=quick) as port, connected(port) as client:
-        await client.send(PUT[:-1])
-        (answer,) = await client.answers(1)
-        assert (answer.status, answer.headers["connection"]) == (408, "close")
-        assert await client.ended()
-
-
 async def test_a_busy_client_is_told_that_its_connection_is_old(world: FrontWorld) -> None:
     async with world.serving(deadlines=Deadlines(age_s=0.3)) as port, connected(port) as client:
         while True:
@@ -447,29 +442,33 @@ async def test_a_busy_client_is_told_that_its_connection_is_old(world: FrontWorl
         assert await client.ended()
 
 
-async def test_an_upload_under_way_outlives_the_age(world: FrontWorld) -> None:
-    aged = Deadlines(age_s=0.3, drain_s=5.0)
-    async with world.serving(deadlines=aged) as port, connected(port) as client:
+async def test_an_upload_under_way_outlives_the_age(world: FrontWorld, clock: LeapingClock) -> None:
+    async with world.serving(deadlines=AGED) as port, connected(port) as client:
         await client.send(PUT[:-1])
-        await trio.sleep(0.6)
+        server = ServersEnd(client.stream)
+        await until(lambda: server.has_read(len(PUT) - 1))
+        await clock.leap(2 * AGE_S)
         await client.send(PUT[-1:])
         (answer,) = await client.answers(1)
         assert (answer.status, answer.headers["connection"]) == (204, "close")
         assert await client.ended()
 
 
-async def test_the_age_goes_on_when_a_connection_is_handed_on(world: FrontWorld) -> None:
-    aged = Deadlines(age_s=0.5, drain_s=0.2)
+async def test_the_age_goes_on_when_a_connection_is_handed_on(
+    world: FrontWorld, clock: LeapingClock
+) -> None:
+    """It is handed on at two thirds of its age, and ends before it could be as old once more."""
+    aged = replace(AGED, drain_s=0.2)
     world.dht.gate = trio.Event()
     async with world.serving(deadlines=aged) as port, connected(port) as client:
         await client.send(GET)
         assert await client.status() == 200
-        await trio.sleep(0.3)
+        await clock.leap(AGE_S * 2 / 3)
         await client.send(MISS.replace(b"HTTP/1.1", b"HTTP/1.0"))
         await until(lambda: world.dht.waiting == 1)
-        handed_at = trio.current_time()
+        assert world.dht.cancelled == 0
+        await clock.leap(AGE_S * 2 / 3)
         assert await client.ended()
-        assert trio.current_time() - handed_at < 2.0
     assert world.dht.cancelled == 1
 
 
