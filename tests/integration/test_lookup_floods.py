@@ -7,6 +7,7 @@ number, and paced on the wire; whoever asks for what is in the cache notices not
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,10 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield World(relay, packet)
 
 
+def told(growth: int) -> str:
+    return f"{growth / 2**20:.1f} MiB grown"
+
+
 def ask_all(world: World, keys: Sequence[str]) -> list[int]:
     """Ask for all keys at once, each on a connection of its own; return the statuses.
 
@@ -76,8 +81,9 @@ def test_one_missing_key_asked_for_by_all(world: World) -> None:
     lookups = after["lookups"] - before["lookups"]
     queries = after["queries_out"] + after["queries_repeated"] - before["queries_out"]
     growth = relay.rss_bytes() - rss_before
-    print(f"{CLIENTS} clients: {lookups} look-ups, {queries} queries, {growth / 2**20:.1f} MiB")
-    assert statuses == [404] * CLIENTS
+    found = Counter(statuses)
+    print(f"{CLIENTS} clients: {found}, {lookups} look-ups, {queries} queries,", told(growth))
+    assert set(statuses) <= {404, 503}  # 503: too few nodes answered one of the look-ups in time
     assert lookups <= 2 + took_s / ABSENT_S
     assert growth < GROWTH_MAX
 
@@ -92,9 +98,10 @@ def test_another_missing_key_for_each(world: World) -> None:
     sent = ("queries_out", "queries_repeated")
     queries = sum(after[name] - before[name] for name in sent)
     growth = relay.rss_bytes() - rss_before
-    print(f"{CLIENTS} keys: {lookups} look-ups, {queries} queries, {growth / 2**20:.1f} MiB")
+    found = Counter(statuses)
+    print(f"{CLIENTS} keys: {found}, {lookups} look-ups, {queries} queries,", told(growth))
     assert set(statuses) <= {404, 503}
-    assert statuses.count(404) > 0
+    assert statuses.count(404) >= CLIENTS // 2
     assert 0 < lookups <= CLIENTS + 2
     assert queries <= lookups * QUERIES_PER_LOOKUP_MAX
     assert growth < GROWTH_MAX
