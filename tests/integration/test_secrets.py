@@ -51,6 +51,7 @@ def forms(secret: bytes) -> dict[str, bytes]:
         "repr": repr(secret)[2:-1].encode(),
         "list": str(list(secret))[1:-1].encode(),
         "number": str(int.from_bytes(secret)).encode(),
+        "JSON": json.dumps(secret.decode("latin-1"))[1:-1].encode(),
     }
     if len(secret) == 32:
         found["z-base-32"] = zbase32(secret).encode()
@@ -106,6 +107,7 @@ def test_a_relay_says_no_secret(tmp_path: Path, net: peers.Peer, form: str) -> N
             f"RANDOMNESS={randomness}",
             f"PKARR_RELAY__HTTP__API_TOKEN={PASSWORD}",  # no such key either
             f"DATABASE_PASSWORD={PASSWORD}",
+            *("sh", "-c", f'exec "$@" --log-format {form}', "sh"),
         ),
     )
     owner = Author(b"\x07" * 16 + os.urandom(16))
@@ -142,12 +144,15 @@ def test_a_relay_says_no_secret(tmp_path: Path, net: peers.Peer, form: str) -> N
             rest = {"backup": [tmp_path / "copy.sqlite3"], "purge": [Author().key]}.get(name, [])
             done = command("-c", relay.config_path, name, *rest)
             said[name] = done.stdout + done.stderr
-    said["log"] = relay.log().encode()
+    log = relay.log()
+    said["log"] = log.encode()
     made = {bytes.fromhex(line) for line in randomness.read_text().split()}
     assert made, "the relay asked for no randomness"
     secrets = {f"randomness {number}": octets for number, octets in enumerate(made)}
     secrets |= {"the owner's key": owner.seed, "the password": PASSWORD.encode()}
-    assert b"trace" in said["log"].lower() or b"debug" in said["log"].lower()
+    assert "filter='trace'" in log  # in a line that is told at debug
+    assert log.count("DEBUG") > len(asked)
+    assert log.startswith("{") == (form == "json")
     assert leaks(said, secrets) == []
 
 
@@ -169,6 +174,8 @@ def test_no_command_says_a_secret(tmp_path: Path, owner: tuple[Author, Path]) ->
     wrong.write_text(author.seed.hex() + "0")  # one digit too many
     config = tmp_path / "config.toml"
     config.write_text(f"[http]\nport = 1\n{author.seed.hex()}\n")
+    sound = tmp_path / "sound.toml"
+    sound.write_text(f"[cache]\npath = {json.dumps(os.fspath(tmp_path / 'cache'))}\n")
     nowhere = ("--timeout", "1", "--bootstrap", "127.0.0.1:1")
     unwell = f"http://user:{PASSWORD}@127.0.0.1:1/"
     calls: dict[str, tuple[object, ...]] = {
@@ -186,7 +193,7 @@ def test_no_command_says_a_secret(tmp_path: Path, owner: tuple[Author, Path]) ->
         "a configuration with a key in it": ("check-config", config),
         "a relay run with it": ("-c", config),
         "a relay run with the key's file": ("-c", path),
-        "import of the key's file": ("-c", "config.toml", "import", path),
+        "import of the key's file": ("-c", sound, "import", path),
         "a password in a URL": ("resolve", author.key, "--relay", unwell, "--timeout", "1"),
         "a password in a URL, JSON": (
             *("publish", path, "--empty", "--relay", unwell, "--timeout", "1", "--json"),
