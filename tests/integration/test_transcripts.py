@@ -96,7 +96,10 @@ async def test_a_dht_beside_the_relay(testnet: RelayCommand, case_id: str) -> No
 
 
 async def overlapping(steps: Sequence[Any], port: int) -> list[Outcome]:
-    """Send steps at their recorded times, whether earlier ones were answered or not."""
+    """Send steps at their recorded times, whether earlier ones were answered or not.
+
+    The relay is not to be asked between them: the recording is of these requests alone.
+    """
     outcomes: dict[int, Outcome] = {}
 
     async def send(number: int, step: Any) -> None:
@@ -125,6 +128,8 @@ async def test_a_larger_packet_waits_its_turn(testnet: RelayCommand) -> None:
 
 
 NODES: Final = 10
+EXPIRED_S: Final = 2.1
+"""The recorded lifetime is 2 s of the relay's own clock; no event tells that it is over."""
 
 
 @pytest.mark.parametrize("case_id", ["ttl-zero", "expired-same"])
@@ -138,7 +143,7 @@ async def test_expiry(tmp_path: Path, case_id: str) -> None:
         for step in recorded["steps"]:
             if "action" in step:
                 assert step["action"] == "sleep 4 seconds"
-                await trio.sleep(2.1)  # the recorded lifetime is 2 s
+                await trio.sleep(EXPIRED_S)
             else:
                 outcome = await perform(step, relay.port)
                 differing.extend(outcome.differences)
@@ -156,7 +161,7 @@ async def test_expired_while_the_dht_has_something_newer_that_is_no_packet(tmp_p
         for step in recorded["steps"]:
             if "action" in step:
                 await put_on_dht(signer.item(step["action"]["dht_put"]), network.bootstrap)
-                await trio.sleep(2.1)
+                await trio.sleep(EXPIRED_S)
             else:
                 outcome = await perform(signer.step(step), relay.port)
                 differing.extend(outcome.differences)
@@ -173,7 +178,7 @@ async def test_expired_and_every_dht_node_is_gone(tmp_path: Path) -> None:
             outcomes = [await perform(first, relay.port)]
             network.stop.set()
             await network.stopped.wait()
-            await trio.sleep(2.1)
+            await trio.sleep(EXPIRED_S)
             outcomes += [await perform(step, relay.port) for step in rest]
     assert [(o.label, o.differences) for o in outcomes if o.differences] == []
 
