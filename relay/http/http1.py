@@ -160,7 +160,9 @@ class Http1(H11Protocol):
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Send a part of an answer; Hypercorn's streams call this."""
-        is_last = self.draining or self.connection.body_broken
+        # Hypercorn ends the connection if the rest of the body has not come until then.
+        unread = self.connection.their_state is h11.SEND_BODY
+        is_last = self.draining or self.connection.body_broken or unread
         if is_last and isinstance(event, Response) and event.status_code >= 200:
             others = [field for field in event.headers if field[0] != _CLOSE[0]]
             event = replace(event, headers=[*others, _CLOSE])

@@ -124,6 +124,19 @@ async def test_a_large_body_is_refused_before_it_has_come(world: World) -> None:
         assert await client.ended()
 
 
+async def test_an_answer_before_the_body_has_come_says_that_the_connection_ends(
+    world: World,
+) -> None:
+    """Or the client's next request on it would be lost."""
+    head = b"PUT /no-key HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+    async with world.serving() as port, connected(port) as client:
+        await client.send(head + bytes(100) + head)
+        in_time, early = await client.answers(2)
+        assert (in_time.status, "connection" in in_time.headers) == (400, False)
+        assert (early.status, early.headers["connection"]) == (400, "close")
+        assert await client.ended()
+
+
 async def test_a_body_nobody_reads_stops_nothing(world: World) -> None:
     """Many small chunks to a handler that never reads them: Hypercorn's channel would fill."""
     chunks = b"1\r\nx\r\n" * 2000
