@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from http.client import HTTPConnection
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -33,11 +35,13 @@ Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 class Monitored(RelayProcess):
     """A relay whose metrics are read."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(
+        self, folder: Path, *, bootstrap: Sequence[str] = (), sections: Mapping[str, str] = {}
+    ) -> None:
         self.metrics_port = free_port()
         bind = f'bind = "127.0.0.1:{self.metrics_port}"'
-        sections = {"metrics": bind, "rate_limiter": LIMITS}
-        super().__init__(folder, sections=sections, **settings)  # type: ignore[arg-type]
+        all_sections = {"metrics": bind, "rate_limiter": LIMITS, **sections}
+        super().__init__(folder, bootstrap=bootstrap, sections=all_sections)
 
     def start(self) -> Monitored:
         super().start()
@@ -205,6 +209,59 @@ def test_others_queries_are_counted_by_kind(relay: Monitored, tmp_path: Path) ->
     assert sum(queries.values()) == relay.dht_stats()["queries_in"]
     datagrams = of(samples, "dht_datagrams_total")
     assert datagrams["in",] >= sum(queries.values())
+
+
+@pytest.mark.parametrize(
+    "believed",
+    [LIMITS, LIMITS.replace("true", "false")],
+    ids=["any proxy", "a trusted proxy"],
+)
+@pytest.mark.parametrize("way", [*COMPILED, "pure"])
+def test_metrics_name_no_client_and_no_key(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, believed: str
+) -> None:
+    """Whoever may read them learns how many ask, and neither who nor for what."""
+    for name, value in WAYS[way].items():
+        monkeypatch.setenv(name, value)
+    peers = [f"127.0.0.{number}" for number in range(71, 76)]
+    proxy = peers[-1]
+    clients = ["203.0.113.77", "198.51.100.8", "2001:db8:7::77"]
+    sections = {"rate_limiter": believed}
+    if believed != LIMITS:
+        sections["http"] = f'trusted_proxies = ["{proxy}"]'
+    stored, missing = Author().packet(), Author()
+    asked = [
+        ("PUT", f"/{stored.key}", stored.payload),
+        ("PUT", f"/{missing.key}", stored.payload),  # refused
+        ("GET", f"/{stored.key}", None),
+        ("GET", f"/pkarr/{stored.key}", None),
+        ("HEAD", f"/{stored.key}?policy=NetworkOnly", None),
+        ("GET", f"/{missing.key}", None),
+        ("DELETE", f"/{missing.key}", None),
+        ("GET", "/a-path-of-theirs/another", None),
+    ]
+    with Monitored(tmp_path, bootstrap=[network], sections=sections) as relay:
+        relay.wait_bootstrapped()
+        before = relay.samples()
+        answered = Counter[int]()
+        for peer, client in [(peer, None) for peer in peers] + [(proxy, c) for c in clients]:
+            fields = {} if client is None else {"x-forwarded-for": client}
+            connection = HTTPConnection(
+                "127.0.0.1", relay.port, timeout=30, source_address=(peer, 0)
+            )
+            with closing(connection):
+                for _ in range(7):  # over all limits
+                    for method, path, body in asked:
+                        answered[exchange(connection, method, path, body, fields).status] += 1
+        after = relay.samples()
+        text = fetch(f"http://127.0.0.1:{relay.metrics_port}/metrics").body.decode().lower()
+    assert {200, 204, 400, 404, 405, 429} <= answered.keys()
+    counted = [sum(of(samples, "http_requests_total").values()) for samples in (before, after)]
+    assert counted[1] - counted[0] == answered.total()
+    secret = [*peers, *clients, stored.key, missing.key, "path-of-theirs"]
+    secret += [author.hex() for author in (stored.public_key, missing.public_key)]
+    secret += [octets.packed.hex() for octets in map(ip_address, [*peers, *clients])]
+    assert [word for word in secret if word in text] == []
 
 
 def test_histograms_are_sound(relay: Monitored) -> None:
