@@ -21,7 +21,7 @@ import pytest
 from relay._kernels import Value, decode, encode
 from tests.support import peers
 from tests.support.chance import seeded
-from tests.support.packets import Author, Packet
+from tests.support.packets import Author, Packet, now_us
 from tests.support.relay import RelayProcess
 
 pytestmark = pytest.mark.slow
@@ -375,6 +375,64 @@ def test_slow_and_silent_connections_block_nobody(target: Target) -> None:
                 sock.sendall(states[number % len(states)])
         target.assert_unharmed()
     target.assert_unharmed()
+
+
+# --- packets that nobody signed -------------------------------------------------------------
+
+
+def forgeries(packet: Packet, other: Packet) -> dict[str, bytes]:
+    """What somebody without the key can make of its packet, and of another's."""
+    signature, timestamp, dns = packet.payload[:64], packet.payload[64:72], packet.payload[72:]
+    found = {
+        "another key's": other.payload,
+        "another key's signature": other.payload[:64] + timestamp + dns,
+        "another key's time and records": signature + other.payload[64:],
+        "no signature": bytes(64) + timestamp + dns,
+        "later": signature + (packet.timestamp_us + 1).to_bytes(8) + dns,
+    }
+    places = {"signature": (0, 31, 32, 63), "timestamp": range(64, 72), "records": (72, 84, -1)}
+    for part, offsets in places.items():
+        for at in offsets:
+            changed = bytearray(packet.payload)
+            changed[at] ^= 1
+            found[f"{part}, byte {at}"] = bytes(changed)
+    return found
+
+
+@pytest.mark.parametrize("lane", [pytest.param("task", marks=pytest.mark.compiled), "0"])
+def test_a_packet_signed_by_another_key_is_refused_and_stored_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lane: str
+) -> None:
+    """Neither for a key that has no packet, nor over the packet that it has."""
+    monkeypatch.setenv("RELAY_FRONT_LANE", lane)
+    honest, without = Author(), Author()
+    stored = honest.packet("the owner's", timestamp_us=now_us() - 1_000_000)
+    tried = [
+        *((without.key, name, payload)
+          for name, payload in forgeries(without.packet(), stored).items()),
+        *((honest.key, name, payload)
+          for name, payload in forgeries(honest.packet("newer"), without.packet()).items()),
+    ]  # fmt: skip
+    with peers.own_net(3) as net, RelayProcess(tmp_path, bootstrap=net.bootstrap) as relay:
+        relay.wait_bootstrapped()
+        assert relay.put(stored.key, stored.payload).status == 204
+        before = relay.stats()
+        for key, name, payload in tried:
+            assert relay.put(key, payload).status == 400, name
+            assert relay.get(without.key, "CacheOnly").status == 404, name
+        after = relay.stats()
+        assert relay.get(honest.key, "CacheOnly").body == stored.payload
+        assert after["cache"]["packets"] == before["cache"]["packets"] == 1
+        assert after["dht"]["puts"] == before["dht"]["puts"] == 1
+        # One may have been for the routing table.
+        assert after["dht"]["lookups"] - before["dht"]["lookups"] <= 1
+        assert relay.get(without.key, "NetworkOnly").status == 404
+        assert relay.get(honest.key, "NetworkOnly").body == stored.payload
+        assert "Traceback" not in relay.log()
+        assert relay.stop() == 0
+        relay.start().wait_bootstrapped()  # nothing of it was written, either
+        assert relay.get(without.key, "CacheOnly").status == 404
+        assert relay.get(honest.key, "CacheOnly").body == stored.payload
 
 
 # --- the database file ----------------------------------------------------------------------
