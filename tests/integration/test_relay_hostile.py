@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -416,11 +416,11 @@ def test_a_packet_signed_by_another_key_is_refused_and_stored_nowhere(
     with peers.own_net(3) as net, RelayProcess(tmp_path, bootstrap=net.bootstrap) as relay:
         relay.wait_bootstrapped()
         assert relay.put(stored.key, stored.payload).status == 204
-        before = relay.stats()
+        before: Any = relay.stats()
         for key, name, payload in tried:
             assert relay.put(key, payload).status == 400, name
             assert relay.get(without.key, "CacheOnly").status == 404, name
-        after = relay.stats()
+        after: Any = relay.stats()
         assert relay.get(honest.key, "CacheOnly").body == stored.payload
         assert after["cache"]["packets"] == before["cache"]["packets"] == 1
         assert after["dht"]["puts"] == before["dht"]["puts"] == 1
