@@ -107,9 +107,12 @@ def http2(target: Target, frames: Sequence[bytes]) -> socket.socket:
 
 
 @contextmanager
-def idle(target: Target, count: int, sent: bytes, answer: bytes) -> Iterator[None]:
-    """Have so many connections that have sent something, have read `answer`, and do no more."""
-    allow_descriptors(count + 200)
+def idle(target: Target, count: int, sent: bytes, answer: bytes, beyond: int = 0) -> Iterator[None]:
+    """Have so many connections, `beyond` others, that have sent something and do no more.
+
+    Where there is an `answer`, they have read it.
+    """
+    allow_descriptors(beyond + count + 200)
     with ExitStack() as stack:
         socks: list[socket.socket] = []
         for _ in range(count):
@@ -117,9 +120,24 @@ def idle(target: Target, count: int, sent: bytes, answer: bytes) -> Iterator[Non
             socks.append(sock)
         for sock in socks if answer else ():
             read_until(sock, answer)
-        wait_until(lambda: target.open_connections() >= count, "connections", ANSWERED_S)
+        wait_until(lambda: target.open_connections() >= beyond + count, "connections", ANSWERED_S)
         yield
-    wait_until(lambda: target.open_connections() < 10, "the end of connections", 60.0)
+    wait_until(lambda: target.open_connections() < beyond + 10, "the end of connections", 60.0)
+
+
+def queued_bytes(port: int) -> tuple[int, int]:
+    """What the kernel has on its way to a server on loopback, and to its clients; both ends."""
+    to_server = to_clients = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, here, there, state, queues, *_ = line.split()
+        sent, received = (int(size, 16) for size in queues.split(":"))
+        if state == "0A":  # a listener: its queue is one of connections
+            continue
+        if int(here.partition(":")[2], 16) == port:
+            to_server, to_clients = to_server + received, to_clients + sent
+        elif int(there.partition(":")[2], 16) == port:
+            to_server, to_clients = to_server + sent, to_clients + received
+    return to_server, to_clients
 
 
 def kernel_bytes() -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Final
 
 from tests.support.http_floods import PREFACE, SETTINGS, Hot, Target, frame, idle, kernel_bytes
@@ -24,11 +25,22 @@ HANDED_ON: Final = {
 }
 
 
-def measure(target: Target, kind: str, count: int) -> float:
-    """Open so many connections, ask for the packet beside them; bytes of memory for each."""
+def measure(target: Target, kind: str, count: int, *, beyond: int = 0) -> float:
+    """Open so many connections, ask for the packet beside them; bytes of memory for each.
+
+    `beyond` of the kind are open already: what is taken once, or kept by the allocator, is theirs.
+    """
     sent, answer = {**LANE, **HANDED_ON}[kind]
+    sent = target.get if sent is None else sent
+    with idle(target, beyond, sent, answer) if beyond else nullcontext():
+        return _measure(target, kind, count, sent, answer, beyond)
+
+
+def _measure(
+    target: Target, kind: str, count: int, sent: bytes, answer: bytes, beyond: int
+) -> float:
     before, kernel_before = target.relay.rss_bytes(), kernel_bytes()
-    with idle(target, count, target.get if sent is None else sent, answer):
+    with idle(target, count, sent, answer, beyond):
         with Hot(target) as hot:
             for _ in range(50):
                 target.assert_unharmed()
