@@ -25,7 +25,7 @@ from relay.store.database import DATABASE_FILE
 from relay.store.disk_thread import DiskThread
 from relay.store.faults import DatabaseFaultError, FilesLostError, as_faults
 from relay.store.floors import FLOORS_PER_PACKET
-from relay.store.in_use import state_of
+from relay.store.in_use import Number, number_of, state_of
 from relay.store.lock import LOCK_FILE, FolderLock
 from relay.store.memory import Memory
 from relay.store.packets import RECENCY_PIECE_KEYS, Changes, Node, PacketCache
@@ -86,6 +86,7 @@ class Writer:
         self._look_due = float("-inf")
         self._rewrite = False  # the next file that is opened may be another one
         self._refused: object = None  # what stood in the file's place when it was of no use
+        self._used: Number = None  # the file that was opened last
         self._told = ""  # the last fault for which there was no again
         self._disk = DiskThread(self.path)
 
@@ -162,16 +163,25 @@ class Writer:
 
     async def _another_file(self) -> None:
         """Wait until something has been done about a file that is of no use."""
-        before = self._refused or await self._state()
-        while await self._state() == before:  # noqa: ASYNC110 -- no event tells of the folder
+        look = partial(state_of, self.path)
+        before = self._refused or await self._state(self._state_of_used)
+        while await self._state(look) == before:  # noqa: ASYNC110 -- no event tells of the folder
             await trio.sleep(RETRY_S)
         await self.on_lost()
         self._memory.durable = self._rewrite = True
         self.fault = DatabaseFaultError(str(self.fault), heals=True)
 
-    async def _state(self) -> object:
+    def _state_of_used(self) -> object:
+        """Return the state of the file that was in use; None if that is there no more.
+
+        Who hears of the fault may have moved it away before we look.
+        """
+        used, self._used = self._used, None
+        return state_of(self.path) if used in (None, number_of(self.path)) else None
+
+    async def _state(self, look: Callable[[], object]) -> object:
         try:
-            return await self._disk.run(state_of, self.path)
+            return await self._disk.run(look)
         except DatabaseFaultError:
             return None
 
@@ -230,6 +240,7 @@ class Writer:
         self._refused = state_of(self.path)
         cache = PacketCache(self.path, floors_max=FLOORS_PER_PACKET * capacity)
         self._refused = None
+        self._used = number_of(self.path)
         return cache
 
     async def _reopen(self) -> None:

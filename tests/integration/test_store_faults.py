@@ -25,7 +25,10 @@ import trio.testing
 from relay.errors import StoreError
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket, SignedPacket
+from relay.store.in_use import state_of
+from relay.store.packets import PacketCache
 from relay.store.worker import PacketStore
+from tests.support.chance import seeded
 
 NOW_US = 1_750_000_000_000_000
 DATABASE = "pkarr-relay.sqlite3"
@@ -248,7 +251,7 @@ async def test_a_file_cut_short_is_left_as_it_is(tmp_path):
 async def test_a_damaged_log_costs_what_was_in_it_alone(tmp_path):
     """SQLite ignores a log from the first frame on whose checksum is wrong."""
     await fill(tmp_path, 10)
-    (tmp_path / (DATABASE + "-wal")).write_bytes(os.urandom(100_000))
+    (tmp_path / (DATABASE + "-wal")).write_bytes(seeded("log").randbytes(100_000))
     async with running(tmp_path) as store:
         assert await loaded(store) == 10
         assert store.health().ok
@@ -529,7 +532,24 @@ async def test_files_lost_at_the_end_are_made_anew_too(tmp_path, monkeypatch):
         assert await loaded(store) == 21
 
 
-async def test_a_file_cut_short_under_it_is_noticed_and_written_anew_once_it_is_away(tmp_path):
+def put_by(folder: Path) -> None:
+    """Move the database away, as who has read that it is of no use, and remove its log."""
+    (folder / DATABASE).rename(folder / "for the operator")
+    for suffix in ("-wal", "-shm"):
+        (folder / (DATABASE + suffix)).unlink(missing_ok=True)
+
+
+async def test_a_file_cut_short_under_it_is_noticed_and_written_anew_once_it_is_away(
+    tmp_path, monkeypatch
+):
+    looks = 0
+
+    def counted(path: Path) -> object:
+        nonlocal looks
+        looks += 1
+        return state_of(path)
+
+    monkeypatch.setattr("relay.store.writer.state_of", counted)
     await fill(tmp_path, 200)
     async with running(tmp_path) as store:
         assert await loaded(store) == 200
@@ -538,14 +558,32 @@ async def test_a_file_cut_short_under_it_is_noticed_and_written_anew_once_it_is_
         await until(lambda: not store.health().ok)
         await assert_works_from_memory(store, "nothing in it is changed")
         cut = path.read_bytes()
-        await trio.sleep(0.2)
+        before = looks
+        await until(lambda: looks > before + 3)
         assert path.read_bytes() == cut
-        path.rename(tmp_path / "for the operator")
-        for suffix in ("-wal", "-shm"):
-            (tmp_path / (DATABASE + suffix)).unlink(missing_ok=True)
+        put_by(tmp_path)
         await until(lambda: store.health().ok and store.stats().pending == 0)
         assert stored_elsewhere(tmp_path, tmp_path / "copy") == {*range(200), 7001, 7002}
     assert (tmp_path / "for the operator").read_bytes() == cut
+
+
+async def test_a_file_moved_away_as_soon_as_it_is_told_of_is_missed(tmp_path, monkeypatch):
+    """Who is quicker than the writer, which has to close the file first, is noticed as well."""
+    away, close = tmp_path / "for the operator", PacketCache.close
+
+    def close_late(cache: PacketCache) -> None:
+        if not away.exists():
+            put_by(tmp_path)
+        close(cache)
+
+    await fill(tmp_path, 200)
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 200
+        monkeypatch.setattr(PacketCache, "close", close_late)
+        os.truncate(tmp_path / DATABASE, (tmp_path / DATABASE).stat().st_size // 2)
+        await until(away.exists)
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+        assert stored_elsewhere(tmp_path, tmp_path / "copy") == set(range(200))
 
 
 async def test_a_damaged_file_that_is_replaced_is_used_without_a_restart(tmp_path):
