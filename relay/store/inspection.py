@@ -105,19 +105,23 @@ class Inspector(Connected):
         last = -1
         while newest is not None:
             with as_faults(self._path):
-                count, first, last_now, text = self._connection.execute(
-                    f"SELECT count(*), min({how.id_column}), max({how.id_column}), "  # noqa: S608
-                    f"group_concat({how.row_as_hex}, ' ') FROM (SELECT * FROM {table} "
-                    f"WHERE {how.id_column} > ? AND {how.id_column} <= ? "
-                    f"ORDER BY {how.id_column} LIMIT ?)",
-                    (last, newest, how.rows_at_once),
+                downwards, ids, text = self._connection.execute(
+                    f"SELECT (SELECT max({how.id_column}) FROM {table} "  # noqa: S608
+                    f"WHERE {how.id_column} > :last AND {how.id_column} <= :newest), "
+                    f"group_concat({how.id_column}), group_concat({how.row_as_hex}, ' ') "
+                    f"FROM (SELECT * FROM {table} "
+                    f"WHERE {how.id_column} > :last AND {how.id_column} <= :newest "
+                    f"ORDER BY {how.id_column} LIMIT :count)",
+                    {"last": last, "newest": newest, "count": how.rows_at_once},
                 ).fetchone()
-            if count == 0:
+            if ids is None and downwards is None:
                 return
-            if not last < first <= last_now:  # else it would never end
+            # Else it would never end, or leave out what lies between: see `PacketReader.load`.
+            walk = [last, *map(int, ids.split(","))] if ids else []
+            if not walk or walk != sorted(set(walk)):
                 raise lasting(self._path, f"is damaged (rows of {table} are out of order)")
-            last = last_now
-            yield Rows(count, first, last, (text or "").encode("ascii"))
+            last = walk[-1]
+            yield Rows(len(walk) - 1, walk[1], last, (text or "").encode("ascii"))
 
     def integrity(self, *, quick: bool) -> list[str]:
         """Return what SQLite finds wrong with the file's structure: nothing, if all is well.

@@ -142,21 +142,28 @@ class PacketReader(Connected):
                 self.bad_rows += 1
 
     def _scan(self, below_id: int, above_id: int) -> Iterator[Piece]:
+        """Deliver the packets between two ids, downwards.
+
+        In a spoiled page ids need not be in order, and a walk over them may end early or leave out
+        what lies between: then nobody can tell what there is.
+        """
         while True:
             with as_faults(self._path):
-                lowest_id, count, rows = self._connection.execute(
-                    f"SELECT min(id), count(*), group_concat({records.ROW_AS_HEX}, ' ') "  # noqa: S608
-                    "FROM (SELECT * FROM packets WHERE id < ? AND id > ? "
-                    "ORDER BY id DESC LIMIT ?)",
-                    (below_id, above_id, _SCAN_ROWS),
+                upwards_id, ids, rows = self._connection.execute(
+                    "SELECT (SELECT min(id) FROM packets WHERE id < :below AND id > :above), "  # noqa: S608
+                    f"group_concat(id), group_concat({records.ROW_AS_HEX}, ' ') "
+                    "FROM (SELECT * FROM packets WHERE id < :below AND id > :above "
+                    "ORDER BY id DESC LIMIT :count)",
+                    {"below": below_id, "above": above_id, "count": _SCAN_ROWS},
                 ).fetchone()
-            if count == 0:
+            if ids is None and upwards_id is None:
                 return
-            if not above_id < lowest_id < below_id:  # else it would never end
+            walk = [below_id, *map(int, ids.split(",")), above_id] if ids else []
+            if not walk or walk != sorted(set(walk), reverse=True):
                 raise lasting(self._path, "is damaged (rows of packets are out of order)")
-            below_id = lowest_id
+            below_id = walk[-2]
             good, pack = pack_rows(rows or "")
-            self.bad_rows += count - good  # a row with a NULL in it is not even in `rows`
+            self.bad_rows += len(walk) - 2 - good  # a row with a NULL in it is not even in `rows`
             yield Piece(pack=pack)
 
     def _checked(self, count: int, rows: str | None) -> list[tuple[bytes, bytes]]:

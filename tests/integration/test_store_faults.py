@@ -14,8 +14,9 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,10 @@ import trio.testing
 from relay.errors import StoreError
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket, SignedPacket
+from relay.store import records
+from relay.store.faults import DatabaseFaultError
 from relay.store.in_use import state_of
+from relay.store.inspection import Inspector
 from relay.store.packets import PacketCache
 from relay.store.worker import PacketStore
 from tests.support.chance import seeded
@@ -246,6 +250,178 @@ async def test_a_file_cut_short_is_left_as_it_is(tmp_path):
         await until(lambda: not store.health().ok)
         await assert_works_from_memory(store, "is damaged")
     assert file.read_bytes() == before
+
+
+PAGE = 4096
+LEAF = 13  # of a table: https://www.sqlite.org/fileformat2.html, section 1.6
+LOG_HEADER, FRAME_HEADER = 32, 24  # section 4.1
+ROWS = 120
+
+
+def turn(number: int, which: int, *, anew: bool) -> SeenPacket:
+    """Make the packet of a turn; where its row is of another size its page is laid out anew."""
+    chance = seeded((number, which))
+    size = 100 + chance.randrange(800) if anew and which == 2 else 700
+    while True:
+        seen = packet(number, which, chance.randbytes(size))
+        checksum = records.row(seen.packet.public_key.octets, records.encode(seen))[3]
+        if anew or 2**23 <= checksum < 2**31:  # SQLite spends four bytes on these
+            return seen
+
+
+@dataclass
+class TwoCommits:
+    """A database before and after half of its packets were replaced by newer ones."""
+
+    before: bytes
+    after: bytes
+    log: bytes
+    """As it was at the second commit, not yet folded into the file."""
+    old: list[SeenPacket]
+    new: list[SeenPacket]
+
+    def torn(self) -> Iterator[tuple[bytes, set[int]]]:
+        """Tear each leaf that differs: its first half new, its second as it was before.
+
+        Yields the file, and the numbers of the packets that the page had before or has now.
+        """
+        assert len(self.before) <= len(self.after)
+        for at in range(PAGE, len(self.before), PAGE):
+            was, now = self.before[at : at + PAGE], self.after[at : at + PAGE]
+            if was != now and was[0] == now[0] == LEAF:
+                half = at + PAGE // 2
+                file = self.after[:half] + self.before[half : at + PAGE] + self.after[at + PAGE :]
+                yield (
+                    file,
+                    {
+                        number
+                        for number, versions in enumerate(zip(self.old, self.new, strict=True))
+                        if any(seen.packet.dns in was + now for seen in versions)
+                    },
+                )
+
+
+@pytest.fixture
+def two_commits(tmp_path, monkeypatch) -> Callable[..., Awaitable[TwoCommits]]:
+    """Make a database and replace half of its packets, with or without other sizes."""
+    folder = tmp_path / "whole"
+
+    async def make(*, anew: bool) -> TwoCommits:
+        new = [turn(number, 1, anew=anew) for number in range(ROWS)]
+        async with running(folder) as store:
+            for seen in new:
+                store.put_soon(seen)
+            await until(lambda: store.stats().pending == 0)
+        old, before = list(new), (folder / DATABASE).read_bytes()
+        async with running(folder) as store:
+            assert await loaded(store) == ROWS
+            for number in sorted(seeded("replaced").sample(range(ROWS), ROWS // 2)):
+                new[number] = turn(number, 2, anew=anew)
+                await store.put_if_newer(new[number])
+            assert (folder / DATABASE).read_bytes() == before
+            log = (folder / (DATABASE + "-wal")).read_bytes()
+        copy = left_behind(tmp_path / "folded", before, log) / DATABASE
+        with closing(sqlite3.connect(copy)) as connection:  # the last to close folds the log away
+            connection.execute("SELECT count(*) FROM packets").fetchone()
+        return TwoCommits(before, copy.read_bytes(), log, old, new)
+
+    # After the load the writer would fold the log away as well, sooner or later.
+    monkeypatch.setattr(PacketCache, "shrink", lambda cache: False)
+    return make
+
+
+def left_behind(folder: Path, file: bytes, log: bytes = b"") -> Path:
+    """Make a cache folder as it is found after a crash."""
+    folder.mkdir()
+    (folder / DATABASE).write_bytes(file)
+    if log:
+        (folder / (DATABASE + "-wal")).write_bytes(log)
+    return folder
+
+
+async def served(store: PacketStore) -> list[SeenPacket | None]:
+    """Load what can be loaded, and ask for everything."""
+    await until(lambda: not store.stats().loading or not store.health().ok)
+    return [await store.get(key(number)) for number in range(ROWS)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("anew", [False, True], ids=["in place", "laid anew"])
+async def test_of_a_torn_page_nothing_wrong_is_served(tmp_path, caplog, two_commits, anew):
+    """A disk that tore a page and lost the log, against what it had said to have written.
+
+    SQLite has no checksums of pages; rows have. Rewritten in place, a row across the tear is left
+    out and counted, and one behind it is as it was before. Laid out anew, a row may also be gone
+    that nobody counts; where ids are out of order nobody can tell what there is, and the file
+    is left to the operator, as any that is damaged.
+    """
+    caplog.set_level(logging.INFO)
+    commits = await two_commits(anew=anew)
+    spoiled = damaged = 0
+    for place, (file, concerned) in enumerate(commits.torn()):
+        caplog.clear()
+        async with running(left_behind(tmp_path / str(place), file)) as store:
+            found = await served(store)
+            for seen, old, new in zip(found, commits.old, commits.new, strict=True):
+                assert seen in (None, old, new)
+            if store.health().ok:
+                others = set(range(ROWS)) - concerned
+                assert [found[number] for number in others] == [commits.new[n] for n in others]
+                bad, missing = store.stats().bad_rows, found.count(None)
+                spoiled += bad
+                assert bad <= missing if anew else bad == missing
+                assert f"{ROWS - missing} packets loaded" in caplog.text
+                assert f"{bad} spoiled rows left out" in caplog.text
+                continue
+            damaged += 1
+            with (
+                Inspector(tmp_path / str(place) / DATABASE) as inspector,
+                pytest.raises(DatabaseFaultError, match="is damaged"),
+            ):
+                list(inspector.rows("packets"))
+            await assert_works_from_memory(store, "is damaged")
+        assert (tmp_path / str(place) / DATABASE).read_bytes() == file
+    assert damaged if anew else spoiled and not damaged
+
+
+async def test_a_page_torn_while_the_log_is_folded_away_costs_nothing(tmp_path, two_commits):
+    """As a crash tears it: the log is given up only once the file is on the disk."""
+    commits = await two_commits(anew=True)
+    for place, (file, _) in enumerate(commits.torn()):
+        async with running(left_behind(tmp_path / str(place), file, commits.log)) as store:
+            assert await served(store) == commits.new
+            assert store.health().ok
+            assert store.stats().bad_rows == 0
+
+
+@pytest.mark.parametrize("frames_lost", [1, 7])
+@pytest.mark.parametrize("how", ["cut", "spoiled"])
+async def test_a_torn_log_is_good_up_to_the_tear(tmp_path, two_commits, how, frames_lost):
+    """Frames have checksums: packets of those before the first wrong one are there.
+
+    A crash tears the last frame alone, of a commit that was not acknowledged. What a disk lost
+    of others is lost, for SQLite without a trace: this is where the log seems to end.
+    """
+    commits = await two_commits(anew=False)
+    size = FRAME_HEADER + PAGE
+    frames, rest = divmod(len(commits.log) - LOG_HEADER, size)
+    replaced = [n for n in range(ROWS) if commits.old[n] != commits.new[n]]
+    assert (frames, rest) == (len(replaced), 0), "a frame for each"
+    chance = seeded((how, frames_lost))
+    at = len(commits.log) - frames_lost * size + chance.randrange(size)
+    log = commits.log[:at]
+    if how == "spoiled":
+        log += bytes([commits.log[at] ^ 1 << chance.randrange(8)]) + commits.log[at + 1 :]
+    kept = set(replaced[:-frames_lost])
+    there = [commits.new[n] if n in kept else commits.old[n] for n in range(ROWS)]
+    folder = left_behind(tmp_path / "torn", commits.before, log)
+    async with running(folder) as store:
+        assert await served(store) == there
+        assert store.health().ok
+        await store.put_if_newer(packet(ROWS))
+    async with running(folder) as store:
+        assert await served(store) == there
+        assert await store.get(key(ROWS)) == packet(ROWS)
 
 
 async def test_a_damaged_log_costs_what_was_in_it_alone(tmp_path):
