@@ -650,6 +650,29 @@ def move_away(folder: Path) -> None:
     folder.rename(folder.with_name("moved"))
 
 
+class Watch(trio.abc.Instrument):
+    """Notes all that a store's `health` would have told whoever asked, whenever he asked."""
+
+    def __init__(self, store: PacketStore) -> None:
+        self.reasons: list[str | None] = []
+        self._store = store
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        reason = self._store.health().reason
+        if [reason] != self.reasons[-1:]:
+            self.reasons.append(reason)
+
+
+@contextmanager
+def watched(store: PacketStore) -> Iterator[Watch]:
+    watch = Watch(store)
+    trio.lowlevel.add_instrument(watch)
+    try:
+        yield watch
+    finally:
+        trio.lowlevel.remove_instrument(watch)
+
+
 LOSSES = {
     "file": lambda folder: remove(folder, ""),
     "all files": lambda folder: remove(folder, "", "-wal", "-shm"),
@@ -667,7 +690,10 @@ LOSSES = {
 @pytest.mark.parametrize("idle", [True, False], ids=["idle", "busy"])
 @pytest.mark.parametrize("loss", LOSSES)
 async def test_files_lost_under_it_are_made_anew_with_all_packets(tmp_path, loss, idle):
-    """What was acknowledged, before and after, is where the next start will look for it."""
+    """What was acknowledged, before and after, is where the next start will look for it.
+
+    Until it is there `health` tells what was lost.
+    """
     folder = tmp_path / "cache"
     await fill(folder, 20)
     async with running(tmp_path / "other") as other:
@@ -677,11 +703,15 @@ async def test_files_lost_under_it_are_made_anew_with_all_packets(tmp_path, loss
         assert await loaded(store) == 20
         await store.put_if_newer(packet(1, 2))
         commits = store.stats().commits
-        LOSSES[loss](folder)
-        if not idle:
-            await store.put_if_newer(packet(2, 2))
-        await until(lambda: store.stats().commits > commits and store.stats().pending == 0)
-        await until(lambda: store.health().ok and not store.stats().loading)
+        with watched(store) as watch:
+            LOSSES[loss](folder)
+            if not idle:
+                await store.put_if_newer(packet(2, 2))
+            await until(lambda: store.stats().commits > commits and store.stats().pending == 0)
+            await until(lambda: len(watch.reasons) > 2 and not store.stats().loading)
+        before, told, *_, after = watch.reasons  # not for long: all is made anew at once
+        assert before is after is None
+        assert "while it was in use" in str(told)
         await store.put_if_newer(packet(30))
         assert stored_elsewhere(folder, tmp_path / "copy") == {*range(20), 30}
         newest = packet(3, 9) if loss == "replaced" else packet(3)
