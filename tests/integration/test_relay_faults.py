@@ -2,8 +2,8 @@
 
 Each fault comes while the relay runs, and goes again. In between and afterwards hot packets are
 served, PUTs are taken; `/health` tells of the fault and of its end; what was acknowledged outlives
-a ``kill -9`` right after. The times it takes are printed (``-rP``); `nox -s faults` has the table,
-and the faults that last for minutes.
+a ``kill -9`` right after. The times it takes are printed (``-rP``); `nox -s faults` demands those
+that are promised, and has the faults that last for minutes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ from tests.integration.test_relay_kill import fill, inside, mounted
 from tests.support import kills, peers
 from tests.support.faults import (
     FOR_EVER,
+    MINUTES,
     Ask,
     Faults,
     Publisher,
     kept,
     part,
     pending,
+    timely,
 )
 from tests.support.peers import Peer
 from tests.support.relay import RelayProcess, wait_until
@@ -37,10 +40,6 @@ from tests.support.relay import RelayProcess, wait_until
 pytestmark = pytest.mark.slow
 
 DATABASE: Final = "pkarr-relay.sqlite3"
-TOLD_S: Final = 2.0
-"""What is promised of ``/health``, after a fault and after its end."""
-SLOWER: Final = 15.0
-"""How many times slower than that a busy machine may be."""
 
 
 @pytest.fixture(scope="module")
@@ -98,21 +97,31 @@ HARMS: Final[dict[str, tuple[Callable[[Disk], None], Callable[[Disk], None]]]] =
 }
 """What befalls the disk, and how it ends: ``/health`` must tell of both."""
 
-PASSING: Final[dict[str, Callable[[Disk], None]]] = {
-    "fsync fails once": lambda disk: disk.faults.set(fsync_error=errno.EIO, fsync_failures=1),
-    "short writes": lambda disk: disk.faults.set(short_writes=3),
-    "file removed": lambda disk: (disk.cache / DATABASE).unlink(),
-    "log removed": lambda disk: (disk.cache / f"{DATABASE}-wal").unlink(),
-    "file replaced": replace,
-    "folder emptied": remove_all,
+PASSING: Final[dict[str, tuple[Callable[[Disk], None], str | None]]] = {
+    "fsync fails once": (
+        lambda disk: disk.faults.set(fsync_error=errno.EIO, fsync_failures=1),
+        "the disk cannot be read or written",
+    ),
+    "short writes": (lambda disk: disk.faults.set(short_writes=3), None),
+    "file removed": (
+        lambda disk: (disk.cache / DATABASE).unlink(),
+        f"{DATABASE} was removed while it was in use",
+    ),
+    "log removed": (
+        lambda disk: (disk.cache / f"{DATABASE}-wal").unlink(),
+        f"{DATABASE}-wal was removed while it was in use",
+    ),
+    "file replaced": (replace, f"{DATABASE} was replaced while it was in use"),
+    "folder emptied": (remove_all, "was removed while it was in use"),
 }
-"""What is over at once, or is mended by the relay: it must be well again by itself."""
-AT_ONCE: Final = list(PASSING) if "PKARR_TEST_MINUTES" in os.environ else ["fsync fails once"]
+"""What is over at once, or is mended by the relay, and what its log says of it (None: nothing, for
+nothing is amiss): it must be well again by itself."""
+AT_ONCE: Final = list(PASSING) if MINUTES else ["fsync fails once"]
 """All with `nox -s faults`; test_store_faults has the others in CI, with the store alone."""
 
 
 def move_away(disk: Disk) -> None:
-    (disk.cache / "kept").mkdir()
+    (disk.cache / "kept").mkdir(exist_ok=True)
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             (disk.cache / (DATABASE + suffix)).rename(disk.cache / "kept" / f"file{suffix}")
@@ -129,53 +138,60 @@ def disk(net: Peer, tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_disk_that_fails_and_heals(disk: Disk, harm: str) -> None:
-    """PUTs go on from memory; ``/health`` tells within seconds; afterwards all is on the disk."""
+    """PUTs go on from memory; ``/health`` tells within seconds; afterwards all is on the disk.
+
+    So it is the second time, too. Time counts from before the first PUT that meets the fault.
+    """
     relay = disk.relay
-    begin, end = HARMS[harm]
     publisher = Publisher(relay)
     for _ in range(20):
         publisher.publish()
     # A kept connection: without descriptors nobody new is let in.
     with kept(relay) as ask:
-        assert ask("GET", "/health").status == 200
-        begin(disk)
-        began = time.monotonic()
-        taken = 0
-
-        def told() -> bool:
-            nonlocal taken
-            packet = publisher.publish_on(ask, place=taken % 20)
-            assert ask("GET", f"/{packet.key}").body == packet.payload
-            taken += 1
-            return cache_status(ask) == "degraded"
-
-        wait_until(told, "health to tell of it", poll_s=0.05)
-        told_s = time.monotonic() - began
-        end(disk)
-        began = time.monotonic()
-        wait_until(lambda: cache_status(ask) == "ok", "health to tell of the end", poll_s=0.05)
-        healed_s = time.monotonic() - began
-    print(f"{harm}: told after {told_s:.2f} s, healed after {healed_s:.2f} s")  # shown by -rP
-    assert told_s < TOLD_S * SLOWER
-    assert healed_s < TOLD_S * SLOWER
+        for turn in ("", " again"):
+            assert cache_status(ask) == "ok"
+            fail_and_heal(disk, harm, turn, publisher, ask)
     publisher.publish()
     wait_until(lambda: pending(relay) == 0, "everything to be written")
     publisher.all_there()
-    assert stored(disk) >= publisher.acknowledged.keys()
+    wait_until(lambda: all_stored(disk, publisher), "all to be on the disk")
     assert "Traceback" not in relay.log()
+
+
+def fail_and_heal(disk: Disk, harm: str, turn: str, publisher: Publisher, ask: Ask) -> None:
+    begin, end = HARMS[harm]
+    begin(disk)
+    began = time.monotonic()
+    taken = 0
+
+    def told() -> bool:
+        nonlocal taken
+        packet = publisher.publish_on(ask, place=taken % 20)
+        assert ask("GET", f"/{packet.key}").body == packet.payload
+        taken += 1
+        return cache_status(ask) == "degraded"
+
+    wait_until(told, "health to tell of it", poll_s=0.05)
+    timely(f"{harm}{turn}: told", began)
+    end(disk)
+    began = time.monotonic()
+    wait_until(lambda: cache_status(ask) == "ok", "health to tell of the end", poll_s=0.05)
+    timely(f"{harm}{turn}: healed", began)
 
 
 @pytest.mark.parametrize("harm", AT_ONCE)
 def test_a_disk_that_fails_for_a_moment(disk: Disk, harm: str) -> None:
-    """Nobody needs to do anything: soon all is on the disk, whatever happened to the files."""
+    """Nobody needs to do anything: soon all is on the disk, whatever happened to the files.
+
+    The log tells of it. Health does where there is a second for it, before the next try; files
+    that are lost are made anew at once (test_store_faults has what health says meanwhile).
+    """
     relay = disk.relay
     publisher = Publisher(relay)
     for _ in range(20):
         publisher.publish()
     commits = relay.stats()["cache"]["commits"]
-    began = time.monotonic()
-    PASSING[harm](disk)
-    publisher.publish(3)
+    begin, cause = PASSING[harm]
 
     def well() -> bool:
         cache = relay.stats()["cache"]
@@ -183,24 +199,61 @@ def test_a_disk_that_fails_for_a_moment(disk: Disk, harm: str) -> None:
             cache["commits"] > commits
             and cache["pending"] == 0
             and part(relay, "cache") == "ok"
-            and stored(disk) >= publisher.acknowledged.keys()
+            and all_stored(disk, publisher)
         )
 
-    wait_until(well, "all to be on the disk", poll_s=0.05)
-    print(f"{harm}: all on the disk after {time.monotonic() - began:.2f} s")
+    with watched(relay) as seen:
+        began = time.monotonic()
+        begin(disk)
+        publisher.publish(3)
+        wait_until(well, "all to be on the disk", poll_s=0.05)
+        timely(f"{harm}: all on the disk", began)
+    print(f"{harm}: health said {', '.join(sorted(seen))}")
+    if harm == "fsync fails once":
+        assert seen == {"ok", "degraded"}
+    if cause is None:
+        assert seen == {"ok"}
+        assert "going on from memory" not in relay.log()
+    else:
+        assert cause in relay.log()
+        assert f"{DATABASE} is written again" in relay.log()
     for number in range(20):
         publisher.publish(number)
     publisher.all_there()
-    assert stored(disk) >= publisher.acknowledged.keys()
+    wait_until(lambda: all_stored(disk, publisher), "all to be on the disk")
     assert "Traceback" not in relay.log()
 
 
-def stored(disk: Disk) -> set[str]:
-    """Read the keys that somebody finds who starts from the files, as they are now."""
+@contextlib.contextmanager
+def watched(relay: RelayProcess) -> Iterator[set[str]]:
+    """Ask ``/health`` again and again meanwhile; yield all that it has said of the cache."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        with kept(relay) as ask:
+            while not over.is_set():
+                seen.add(cache_status(ask))
+                over.wait(0.01)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
     try:
-        return set(kills.timestamps(disk.cache / DATABASE, disk.relay.folder / "copy.sqlite3"))
+        wait_until(lambda: seen, "the first answer")
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def all_stored(disk: Disk, publisher: Publisher) -> bool:
+    """Whether somebody who starts from the files as they are now finds all that was taken."""
+    try:
+        found = kills.timestamps(disk.cache / DATABASE, disk.relay.folder / "copy.sqlite3")
     except kills.ViolationError:
-        return set()  # copied while it was being written
+        return False  # copied while it was being written
+    wanted = publisher.acknowledged.items()
+    return all(found.get(key, 0) >= packet.timestamp_us for key, packet in wanted)
 
 
 def cache_status(ask: Ask) -> str:

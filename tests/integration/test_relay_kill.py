@@ -18,6 +18,7 @@ import pytest
 
 from tests.support import kills, peers
 from tests.support.chance import seeded
+from tests.support.faults import MINUTES
 from tests.support.packets import Author, zbase32
 from tests.support.peers import Peer
 from tests.support.planted import DEFECTS
@@ -29,7 +30,7 @@ KILLS: Final = 50
 CHECK_EVERY: Final = 10
 KILLS_TO_FIND_A_DEFECT: Final = 60
 """When it is found is up to chance, in life within a dozen."""
-PLANTED: Final = list(DEFECTS) if "PKARR_TEST_MINUTES" in os.environ else ["commits nothing"]
+PLANTED: Final = list(DEFECTS) if MINUTES else ["commits nothing"]
 """All with `nox -s faults`; a minute each is too much for CI."""
 NODES: Final = 3
 DATABASE: Final = "pkarr-relay.sqlite3"

@@ -27,21 +27,23 @@ import pytest
 
 from tests.support import peers
 from tests.support.commands import command
-from tests.support.faults import Faults, Publisher, kept, part, pending
+from tests.support.faults import MINUTES, Faults, Publisher, kept, part, pending, timely
 from tests.support.packets import Author
 from tests.support.peers import ROOT, Peer
-from tests.support.relay import RelayProcess, free_port, wait_until
+from tests.support.relay import RelayProcess, free_port, status_of, wait_until
 
 pytestmark = pytest.mark.slow
 
-MINUTES: Final = os.environ.get("PKARR_TEST_MINUTES") is not None
-"""Whether faults last as long as in the world; else they last as long as it takes to see them."""
 CUT_S: Final = 180.0 if MINUTES else 0.0
 SUSPENDED_S: Final = 60.0 if MINUTES else 2.0
 NO_NAMES_S: Final = 120.0 if MINUTES else 0.0
 YEAR_S: Final = 365.25 * 86_400
-SOON_S: Final = 30.0
-"""What is promised of ``/health`` is two seconds; this is for a machine that is busy."""
+CLOCK_S: Final = 30.0
+"""So far apart may be two looks at one clock, on a machine that is busy."""
+JOINED_S: Final = 70.0
+"""The longest pause between two tries to resolve the bootstrap nodes' names, and a try."""
+WITHOUT_S: Final = 2.0
+"""How long somebody who cannot be let in waits while the relay is looked at."""
 
 
 @pytest.fixture
@@ -50,12 +52,8 @@ def net() -> Iterator[Peer]:
         yield running
 
 
-def told(what: str, seconds: float) -> None:
-    print(f"{what} after {seconds:.2f} s")  # shown by -rP
-    assert seconds < SOON_S
-
-
 def test_the_dht_is_cut_off_and_comes_back(net: Peer, tmp_path: Path) -> None:
+    """Who asks for a packet that nobody can look up is told so, not that there is none."""
     with RelayProcess(tmp_path, bootstrap=net.bootstrap) as relay:
         relay.wait_bootstrapped()
         publisher = Publisher(relay)
@@ -63,24 +61,24 @@ def test_the_dht_is_cut_off_and_comes_back(net: Peer, tmp_path: Path) -> None:
         assert part(relay, "dht") == "ok"
         os.kill(net.pid, signal.SIGSTOP)
         try:
-            cold = threading.Thread(target=relay.get, args=(Author().key,))
-            began = time.monotonic()
-            cold.start()
-            wait_until(lambda: part(relay, "dht") == "degraded", "health to tell", poll_s=0.02)
-            told("a cut DHT is told", time.monotonic() - began)
+            with relay.asked([Author().key]) as (cold,):
+                began = time.monotonic()
+                wait_until(lambda: part(relay, "dht") == "degraded", "health to tell", poll_s=0.02)
+                timely("a cut DHT is told", began)
+                assert status_of(cold) == 503
             assert relay.get(hot.key).body == hot.payload
-            assert relay.get(Author().key).status in {404, 503}
+            assert relay.get(Author().key).status == 503
             unpublished = Author().packet()
-            assert relay.put(unpublished.key, unpublished.payload).status >= 500
+            assert relay.put(unpublished.key, unpublished.payload).status == 500
             time.sleep(CUT_S)
             assert relay.get(hot.key).body == hot.payload
+            assert relay.get(Author().key).status == 503
             assert part(relay, "dht") == "degraded"
-            cold.join()
         finally:
             os.kill(net.pid, signal.SIGCONT)
         began = time.monotonic()
         wait_until(lambda: part(relay, "dht") == "ok", "health to tell", 120.0, poll_s=0.02)
-        told("its end is told", time.monotonic() - began)
+        timely("its end is told", began)
         wait_until(lambda: relay.put(unpublished.key, unpublished.payload).status == 204, "a PUT")
         publisher.all_there()
         assert "Traceback" not in relay.log()
@@ -148,8 +146,13 @@ def test_name_servers_are_dead_and_come_back(net: Peer, names: NameServer, tmp_p
         assert relay.get(hot.key, "CacheOnly").body == hot.payload
         names.answering = True
         began = time.monotonic()
-        wait_until(lambda: part(relay, "dht") == "ok", "the node to join", 120.0)
-        told("once names resolve, the DHT is joined", time.monotonic() - began)
+        wait_until(lambda: relay.dht_stats()["table_size"], "the node to join", 120.0, poll_s=0.02)
+        joined_s = time.monotonic() - began
+        print(f"once names resolve, the DHT is joined after {joined_s:.2f} s")
+        assert joined_s < JOINED_S
+        began = time.monotonic()
+        wait_until(lambda: part(relay, "dht") == "ok", "health to tell", poll_s=0.02)
+        timely("that it is joined is told", began)
         assert relay.put(hot.key, hot.payload).status == 204
         assert "Traceback" not in relay.log()
 
@@ -174,12 +177,12 @@ def test_the_wall_clock_jumps_and_is_set_right(net: Peer, tmp_path: Path, years:
             faults.jump(shift_s)
             answer = relay.health()
             date = parsedate_to_datetime(answer.headers["date"]).timestamp()
-            assert abs(date - time.time() - shift_s) < SOON_S, "the fault is there"
+            assert abs(date - time.time() - shift_s) < CLOCK_S, "the fault is there"
             for key, packet in publisher.acknowledged.items():
                 lookups = relay.dht_stats()["lookups"]
                 answer = relay.get(key)
                 assert answer.body == packet.payload
-                assert int(answer.headers["age"]) < SOON_S
+                assert int(answer.headers["age"]) < CLOCK_S
                 assert relay.dht_stats()["lookups"] > lookups, "its age is not known"
                 modified = parsedate_to_datetime(answer.headers["last-modified"]).timestamp()
                 assert abs(modified - packet.timestamp_us / 1e6) <= 1
@@ -188,7 +191,7 @@ def test_the_wall_clock_jumps_and_is_set_right(net: Peer, tmp_path: Path, years:
                 answer = relay.get(key)
                 assert answer.body == packet.payload
                 seen = parsedate_to_datetime(answer.headers["memento-datetime"]).timestamp()
-                assert abs(seen - time.time() - shift_s) < SOON_S, "known anew"
+                assert abs(seen - time.time() - shift_s) < CLOCK_S, "known anew"
                 assert relay.dht_stats()["lookups"] == lookups
                 assert int(answer.headers["x-ratelimit-remaining"]) > 100
             publisher.publish(0)
@@ -214,25 +217,38 @@ def test_without_descriptors_those_who_are_in_are_served(net: Peer, tmp_path: Pa
             client.connect(("127.0.0.1", relay.port))
             client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
             wait_until(lambda: "cannot accept connections" in relay.log(), "the log")
-            before_s = cpu_s(relay)
             for number in range(20):
                 publisher.publish_on(ask, number)
                 assert ask("GET", f"/{hot.key}").status == 200
-                time.sleep(0.1)
-            assert cpu_s(relay) - before_s < 1.5, "it spins"
+            client.settimeout(WITHOUT_S)
+            before_s, began = awake_s(relay), time.monotonic()
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            passed_s = time.monotonic() - began
+            after_s = awake_s(relay).items()
+            share = max(s - before_s.get(thread, 0.0) for thread, s in after_s) / passed_s
+            print(f"it wants the processor {share:.1%} of the time")
+            assert share < 0.5, "it spins"
             resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (soft, hard))
             began = time.monotonic()
-            client.settimeout(SOON_S)
+            client.settimeout(30.0)
             assert client.recv(12) == b"HTTP/1.1 200"
-            told("those who waited are answered", time.monotonic() - began)
+            timely("those who waited are answered", began)
         wait_until(lambda: part(relay, "cache") == "ok", "the store")
         publisher.all_there()
         assert "Traceback" not in relay.log()
 
 
-def cpu_s(relay: RelayProcess) -> float:
-    fields = Path(f"/proc/{relay.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def awake_s(relay: RelayProcess) -> dict[str, float]:
+    """For how long each thread has run or waited for a processor, seconds.
+
+    Who spins does so all the time, however many others the machine is shared with.
+    """
+    spans = {}
+    for path in Path(f"/proc/{relay.pid}/task").glob("*/schedstat"):
+        ran_ns, waited_ns, _ = path.read_text().split()
+        spans[path.parent.name] = (int(ran_ns) + int(waited_ns)) / 1e9
+    return spans
 
 
 def test_without_threads_it_goes_on(net: Peer, tmp_path: Path) -> None:
@@ -254,7 +270,7 @@ def test_without_threads_it_goes_on(net: Peer, tmp_path: Path) -> None:
         faults.heal()
         began = time.monotonic()
         wait_until(lambda: part(relay, "cache") == "ok", "the store", poll_s=0.05)
-        told("with threads the store is well", time.monotonic() - began)
+        timely("with threads the store is well", began)
         publisher.publish()
         wait_until(lambda: pending(relay) == 0, "everything to be written")
         relay.kill()
@@ -273,9 +289,9 @@ def test_a_suspended_machine_goes_on(net: Peer, tmp_path: Path) -> None:
         os.kill(relay.pid, signal.SIGCONT)
         began = time.monotonic()
         assert relay.get(hot.key).body == hot.payload
-        told("a hot packet is served", time.monotonic() - began)
+        timely("a hot packet is served", began)
         wait_until(lambda: relay.health().json()["status"] == "ok", "health", poll_s=0.05)
-        told("all is well", time.monotonic() - began)
+        timely("all is well", began)
         publisher.publish()
         publisher.all_there()
         assert "Traceback" not in relay.log()
