@@ -1,8 +1,8 @@
 """`kill -9` in the middle of writing, fifty times: nothing that was acknowledged is lost.
 
 A child process stores ever newer packets, and evicts old ones, as fast as it can; for each that
-was acknowledged it writes a line to a pipe. After some milliseconds it is killed, and the next
-child goes on with the same folder.
+was acknowledged it writes a line to a pipe. Some milliseconds after so many of them, each time
+another number, it is killed, and the next child goes on with the same folder.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from tests.support.chance import seeded
 KILLS = 50
 KEYS = 300
 WRITERS = 16
+LINES_MAX = 160
+"""A child is killed after so many lines at most: so enough is written, however slow the disk."""
+STALLED_S = 30
 CAPACITY = 1000
 CAPACITY_OF_HALF_THE_KEYS = KEYS // 2
 
@@ -66,10 +69,19 @@ def write_until_killed(folder: Path, capacity: int, round_number: int, pipe: Con
     trio.run(main)
 
 
-def acknowledged(pipe: Connection) -> dict[int, int]:
-    """Read to the end what a child wrote; a last line cut short was not acknowledged."""
-    with open(pipe.fileno(), "rb", closefd=False) as lines:
-        text = lines.read()
+def read_lines(pipe: Connection, count: int) -> bytes:
+    """Read what a child writes until it is so many lines."""
+    text = b""
+    while text.count(b"\n") < count:
+        assert pipe.poll(STALLED_S), "it writes on"
+        piece = os.read(pipe.fileno(), 65536)
+        assert piece, "it has ended by itself"
+        text += piece
+    return text
+
+
+def acknowledged(text: bytes) -> dict[int, int]:
+    """Read what a child wrote; a last line cut short was not acknowledged."""
     whole = text[: text.rfind(b"\n") + 1].decode().splitlines()
     return {int(number): int(timestamp) for number, timestamp in map(str.split, whole)}
 
@@ -95,11 +107,12 @@ class Killer:
         )
         child.start()
         theirs.close()
-        assert ours.poll(20), "it began to write"
-        # In time, not by event: any moment will do, and each another one.
-        time.sleep(self._chance.uniform(0.0, 0.08))
+        text = read_lines(ours, self._chance.randint(1, LINES_MAX))
+        # In time, not by event: any moment between two commits will do, and each another one.
+        time.sleep(self._chance.uniform(0.0, 0.01))
         child.kill()
-        told = acknowledged(ours)
+        with open(ours.fileno(), "rb", closefd=False) as rest:
+            told = acknowledged(text + rest.read())
         child.join()
         ours.close()
         child.close()
@@ -149,6 +162,7 @@ async def test_kills_while_evicting_lose_nothing_either(tmp_path):
     for _ in range(10):
         await trio.to_thread.run_sync(killer.kill_one)
         await check(killer)
+    assert len(killer.stored) > CAPACITY_OF_HALF_THE_KEYS, "enough to evict some"
     store = PacketStore(killer.folder, killer.capacity, clock)
     store.open()
     async with trio.open_nursery() as nursery:
