@@ -20,7 +20,7 @@ from h2.connection import H2Connection
 from h2.events import ResponseReceived
 
 from relay.config import HttpConfig, Quota, RateLimiterConfig
-from relay.http import front
+from relay.http import front, messages
 from relay.http.clients import ClientRules
 from relay.http.deadlines import Deadlines
 from relay.http.front import FrontLane, FrontServer
