@@ -388,21 +388,21 @@ def crush(seed: int, nodes: int, *, keys: int, seconds: float, loss: float = 0.0
     return city.judged(result)
 
 
-WORLDS: Final[dict[str, Callable[[int], Found]]] = {
-    "a fifth are liars": partial(among_liars, 1),
-    "Sybils, identifiers at will": partial(sybils, 2, valid=False),
-    "Sybils, identifiers that fit": partial(sybils, 3, valid=True),
-    "half leave within an hour": partial(exodus, 4),
-    "a hundred look-ups at once": partial(rush, 7, missing=0, seconds=0.0),
-    "fifty look-ups a second": partial(rush, 8, missing=900, seconds=20.0),
-    "a thousand look-ups at once": partial(rush, 9, missing=900, seconds=0.0),
-    "a hundred PUTs at once": partial(crush, 10, keys=100, seconds=0.0),
-    "thirty PUTs a second": partial(crush, 11, keys=300, seconds=10.0),
-    "all addresses are forged": partial(besieged, 12),
-    "a PUT a second, many keys": partial(steady, 5, seconds=120.0, one_key=False),
-    "a PUT a second, one key": partial(steady, 6, seconds=120.0, one_key=True),
+WORLDS: Final[dict[str, tuple[int, Callable[[int, int], Found]]]] = {
+    "a fifth are liars": (1, among_liars),
+    "Sybils, identifiers at will": (2, partial(sybils, valid=False)),
+    "Sybils, identifiers that fit": (3, partial(sybils, valid=True)),
+    "half leave within an hour": (4, exodus),
+    "a hundred look-ups at once": (7, partial(rush, missing=0, seconds=0.0)),
+    "fifty look-ups a second": (8, partial(rush, missing=900, seconds=20.0)),
+    "a thousand look-ups at once": (9, partial(rush, missing=900, seconds=0.0)),
+    "a hundred PUTs at once": (10, partial(crush, keys=100, seconds=0.0)),
+    "thirty PUTs a second": (11, partial(crush, keys=300, seconds=10.0)),
+    "all addresses are forged": (12, besieged),
+    "a PUT a second, many keys": (5, partial(steady, seconds=120.0, one_key=False)),
+    "a PUT a second, one key": (6, partial(steady, seconds=120.0, one_key=True)),
 }
-"""Each takes the number of nodes."""
+"""The seed of each, and what takes a seed and the number of nodes."""
 
 FOUND_MIN: Final = {
     "a fifth are liars": 0.99,
