@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +42,7 @@ class Run:
     coverage: int
     features: int
     cpu_s: float
+    wall_s: float
     findings: tuple[Path, ...]
 
 
@@ -72,12 +74,13 @@ def summary(runs: str) -> str:
     """Return a table of what the runs of each target come to, from the text of RUNS.md.
 
     "CPU s clean" counts the runs after the last that found something. Edges and inputs kept are of
-    the last of those. A run with the pure kernels counts for its target.
+    the last of those. A run with the pure kernels counts for its target. The longest run is by the
+    clock, without a finding; early rows do not have that, their last cell is missing.
     """
     rows = [line.strip("| ").split(" | ") for line in runs.splitlines() if line.startswith("| 2")]
     table = [
-        "| Target | Runs | CPU s | CPU s clean | Executions | Edges | Inputs kept |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| Target | Runs | CPU s | CPU s clean | Executions | Edges | Inputs kept | Longest, s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     cpu_s_of_all = 0
     for name in corpus.names():
@@ -88,9 +91,12 @@ def summary(runs: str) -> str:
         found = [number for number, row in enumerate(own, 1) if row[8] != "none"]
         begin = found[-1] if found else 0
         edges, kept = (own[-1][5], own[-1][7]) if own[begin:] else ("-", "-")
+        clean = [row for row in own if row[8] == "none"]
+        longest_s = max((int(row[9]) for row in clean if row[9:]), default="-")
         figures = (name, len(own), sum(cpu_s), sum(cpu_s[begin:]), executions)
-        table.append(f"| {' | '.join(map(_shown, figures))} | {edges} | {kept} |")
-    return "\n".join([*table, f"| all | {len(rows)} | {cpu_s_of_all:,} | | | | |"])
+        last = f"{edges} | {kept} | {_shown(longest_s)} |"
+        table.append(f"| {' | '.join(map(_shown, figures))} | {last}")
+    return "\n".join([*table, f"| all | {len(rows)} | {cpu_s_of_all:,} | | | | | |"])
 
 
 def _shown(figure: str | int) -> str:
@@ -109,15 +115,16 @@ def fuzz(name: str, seconds: int, *, pure: bool = False) -> Run:
     options = _options(name, work)
     log = work / "log.txt"
     print(f"{name}: {seconds} s; {log}")
-    before = os.times()
+    before, began = os.times(), time.monotonic()
     _run(log, program, *options, f"-max_total_time={seconds}", new, begin)
-    after = os.times()
+    after, wall_s = os.times(), time.monotonic() - began
     executions, coverage, features = _last_status(log.read_text(errors="replace"))
     run = Run(
         executions,
         coverage,
         features,
         after.children_user + after.children_system - before.children_user - before.children_system,
+        wall_s,
         tuple(sorted(path for path in work.glob("*-*") if path.is_file())),
     )
     kept = len(corpus.packed(name))
@@ -204,7 +211,8 @@ def _write_down(name: str, run: Run, kept: int) -> None:
     found = ", ".join(path.name for path in run.findings) or "none"
     row = (
         f"| {datetime.now(UTC):%Y-%m-%d %H:%M} | {commit} | {name} | {run.cpu_s:.0f}"
-        f" | {run.executions} | {run.coverage} | {run.features} | {kept} | {found} |\n"
+        f" | {run.executions} | {run.coverage} | {run.features} | {kept} | {found}"
+        f" | {run.wall_s:.0f} |\n"
     )
     with RUNS.open("a") as file:
         file.write(row)

@@ -57,12 +57,12 @@ def test_the_summary_counts_what_came_after_the_last_finding() -> None:
 | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
 | 2026-11-23 05:51 | 2f99b79 | dns | 100 | 5000 | 300 | 1111 | 158 | none |
 | 2026-11-23 05:52 | 2f99b79 | dns | 4 | 357 | 368 | 1111 | 158 | crash-3b572d |
-| 2026-11-23 05:56 | 2f99b79+ | dns | 1000 | 60000 | 386 | 1234 | 111 | none |
-| 2026-11-23 05:59 | 2f99b79+ | dns (pure) | 80 | 677 | 390 | 1234 | 112 | none |
-| 2026-11-23 06:02 | 2f99b79 | http | 4 | 357 | 368 | 1111 | 158 | crash-3b572d |
+| 2026-11-23 05:56 | 2f99b79+ | dns | 1000 | 60000 | 386 | 1234 | 111 | none | 900 |
+| 2026-11-23 05:59 | 2f99b79+ | dns (pure) | 80 | 677 | 390 | 1234 | 112 | none | 60 |
+| 2026-11-23 06:02 | 2f99b79 | http | 4 | 357 | 368 | 1111 | 158 | crash-3b572d | 901 |
 """
     lines = summary(runs).splitlines()
-    assert "| dns | 4 | 1,184 | 1,080 | 66,034 | 390 | 112 |" in lines
-    assert "| http | 1 | 4 | 0 | 357 | - | - |" in lines
-    assert "| keys | 0 | 0 | 0 | 0 | - | - |" in lines
-    assert lines[-1] == "| all | 5 | 1,188 | | | | |"
+    assert "| dns | 4 | 1,184 | 1,080 | 66,034 | 390 | 112 | 900 |" in lines
+    assert "| http | 1 | 4 | 0 | 357 | - | - | - |" in lines
+    assert "| keys | 0 | 0 | 0 | 0 | - | - | - |" in lines
+    assert lines[-1] == "| all | 5 | 1,188 | | | | | |"
