@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,29 @@ def test_every_test_that_is_named_exists(page: str) -> None:
         assert (ROOT / path).is_file(), f"{page} names {path}"
         definition = f"def {name}(" if name else ""
         assert definition in (ROOT / path).read_text(), f"{page} names {name} in {path}"
+
+
+def test_every_test_that_documents_name_is_there() -> None:
+    """By its name alone, with parameters, cut short by three dots, or as a file."""
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    functions = {
+        name for path in files for name in re.findall(r"def (test_\w+)\(", path.read_text())
+    }
+    known = functions | {path.name for path in files}
+    pages = [ROOT / f"{name}.md" for name in ("README", "SECURITY", "CHANGELOG")]
+    named = [
+        (page.name, found[1], found[2])
+        for page in (*pages, *(ROOT / "docs").glob("*.md"))
+        for span in re.findall(r"`[^`\n]+`", page.read_text())
+        for found in re.finditer(r"(?<!\w)(test_\w+(?:\.py)?)(\.\.\.)?", span)
+    ]
+    assert len(named) > 200
+    missing = [
+        f"{page}: {name}{dots}"
+        for page, name, dots in named
+        if name not in known and not (dots and any(map(methodcaller("startswith", name), known)))
+    ]
+    assert missing == []
 
 
 def test_the_version_is_the_same_everywhere() -> None:
