@@ -187,8 +187,12 @@ def test_flood(target: Target, generator: Generator, name: str) -> None:
     assert relay.health().status == 200
     assert "Traceback" not in relay.log()
     assert flood.sent > 0
-    assert near.count.answered > 0
-    assert far.count.answered > 0
+    # Of the honest pings as large a share is dropped as of the rest, by chance; what is read is
+    # answered, a stranger's within its budget. Half of that leaves room for chance.
+    share = min(1.0, max(0.0, 1.0 - drops / flood.sent))
+    assert near.count.answered >= share * near.count.asked / 2
+    allowed = PACE.to_strangers + PACE.packets_per_s * flood.seconds
+    assert far.count.answered >= min(share * far.count.asked, allowed) / 2
     assert growth < GROWTH_MAX
     # Nobody gets more than a stranger's budget, and the credit that what was admitted earns.
     span_s = flood.seconds + 1.0
