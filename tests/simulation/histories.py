@@ -28,11 +28,13 @@ from tests.simulation.desk import Desk
 from tests.simulation.hostile import ACTIVE, KINDS, Liar, Ring
 from tests.simulation.invariants import (
     IDLE_S,
+    UPKEEP_S,
     PacketWatch,
     Recency,
     StoreWatch,
     Violation,
     check_bounds,
+    check_desk,
     check_idle,
 )
 from tests.simulation.world import Faults, Host, World
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 FORGED: Final = author(1000)
 """Nobody may ever store a packet of this one: it comes with forged tokens only."""
 LOOK_EVERY_S: Final = 10.0
+AGAIN_S: Final = 0.5
 POLICIES: Final = (
     ResolvePolicy.CACHE_FIRST,
     ResolvePolicy.CACHE_FIRST,
@@ -254,6 +257,8 @@ class _History:
         for host in self.honest:
             check_bounds(host)
             self.stores(host)
+        for desk, _ in self.desks:
+            check_desk(desk)
         if self.ring.accepted:
             raise Violation("a write with a forged token was acknowledged")
 
@@ -281,15 +286,16 @@ class _History:
         self.report.counts["answers"] += sum(recency.answers for _, recency in self.desks)
 
     async def _check_idle(self, host: Host) -> None:
-        """Upkeep goes on for ever: what is left is looked for again, at other moments."""
-        for _ in range(3):
+        """What is left may be of an errand of the node's own: it has as long as one may last."""
+        until = self.world.now + UPKEEP_S
+        while self.world.now < until:
             try:
-                check_idle(host)
+                check_idle(host, self.world.now)
             except Violation:
-                await self._pass(7.0)
+                await self._pass(AGAIN_S)
             else:
                 return
-        check_idle(host)
+        check_idle(host, self.world.now)
 
     # What goes on in it.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from relay import service
 from relay.dht import (
     dispatcher,
     estimate,
@@ -21,10 +22,15 @@ from relay.dht import (
     transactions,
 )
 from relay.dht.items import MutableItem
+from relay.dht.lookup import Lookup
+from relay.dht.maintenance import Pings
 from relay.dht.node import DhtNode
 from relay.dht.node_id import Address, is_exempt
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SignedPacket
+from relay.store import floors
+from relay.store.table import PurePacketTable
+from tests.simulation.desk import Desk
 from tests.simulation.world import Host
 
 WINDOW_S = 10.0
@@ -32,6 +38,8 @@ WINDOW_S = 10.0
 PACKETS_MAX = 45
 IDLE_S = 30.0
 """After this long without new work nothing of the old may be left."""
+UPKEEP_S = dispatcher.OPERATION_S_MAX
+"""As long a node's own errand may last, which goes on for ever: others may follow."""
 NAMES_MAX = lookup.QUERIES_MAX * lookup.NODES_PER_ANSWER_MAX
 """Addresses that the answers to one look-up can name."""
 
@@ -125,9 +133,55 @@ def check_bounds(host: Host) -> None:
             raise Violation(f"{name} of {host.address}: {size}, at most {bound} allowed")
 
 
-def check_idle(host: Host) -> None:
-    """Raise if a node has kept something of work that ended `IDLE_S` ago."""
+def desk_sizes(desk: Desk) -> Iterator[tuple[str, int, int]]:
+    """Yield name, size and bound of everything that a relay's service and cache remember."""
+    front, memory = desk.service, desk.cache.memory
+    outliving = 0 if front._nursery is None else len(front._nursery.child_tasks)
+    yield "keys known to be absent", len(front._absent), service.ABSENT_MAX
+    yield "publishes that outlive their clients", outliving, service.OUTLIVING_MAX
+    capacity = memory.table.capacity
+    yield "packets", len(memory.table), capacity  # evicted at once, where nothing is waited for
+    yield "floors", len(memory.floors), floors.FLOORS_PER_PACKET * capacity
+    yield "evictions to be saved", memory.floors.unsaved, 0  # without a disk, as is the next
+    yield "packets to be saved", len(memory.backlog), 0
+    yield "keys not on the disk", len(memory.floors._absent), floors._ABSENT_MAX
+    requests_ = desk.driver.node._requests
+    running = sum(map(len, requests_._running.values()))
+    yield "shared look-ups", running, len(requests_._by_lookup)
+    yield "handles of look-ups", len(requests_._by_handle), len(desk.driver._gets)
+    yield "handles of puts", len(requests_._put_by_handle), len(desk.driver._puts)
+    if isinstance(memory.table, PurePacketTable):  # the kernel's are made once, in one piece
+        places = memory.table._places
+        yield "ghosts", len(memory.table._ghosts), memory.table._ghosts_max
+        yield "counts of uses", len(memory.table._uses), places
+        yield "used packets", len(memory.table._used), places
+
+
+def check_desk(desk: Desk) -> None:
+    """Raise if anything that a relay remembers is larger than it may be."""
+    for name, size, bound in desk_sizes(desk):
+        if size > bound:
+            raise Violation(f"{name} of a relay: {size}, at most {bound} allowed")
+
+
+def _is_upkeep(subject: DhtNode, transaction: transactions.Transaction) -> bool:
+    """Whether it is a ping, or of the node's search for its neighbours."""
+    operation = transaction.operation
+    if isinstance(operation, Lookup):
+        return operation.target == subject.node_id
+    return isinstance(operation, Pings)
+
+
+def check_idle(host: Host, now: float) -> None:
+    """Raise if a node has kept something of work that ended `IDLE_S` before `now`.
+
+    Its upkeep goes on for ever: pings and the search for its neighbours may be under way, each
+    query for no longer than answers are accepted.
+    """
     subject = host.node
+    open_now = subject._dispatcher._transactions
+    underway = set(open_now._open.values())
+    oldest = host.clock(now) - open_now.request_timeout_s - 1e-3
     send, desk = subject._dispatcher, subject._requests
     left = {
         "handles of look-ups": len(desk._by_handle),
@@ -135,16 +189,16 @@ def check_idle(host: Host) -> None:
         "puts": len(desk._puts),
         "look-ups for others": sum(search.done is None for search in desk._by_lookup.values()),
         "greetings": len(subject._greeted),
-        "open transactions, but for upkeep": max(len(send._transactions) - 1000, 0),
+        "open transactions, but for upkeep": sum(not _is_upkeep(subject, one) for one in underway),
+        "overdue transactions": sum(one.sent_at < oldest for one in underway),
+        "transactions uncounted": abs(len(open_now) - len(underway)),
         "datagrams unsent": len(send._outbox),
         "events untold": len(subject._events),
     }
     for name, size in left.items():
         if size:
             raise Violation(f"{name} of {host.address}: {size} left when all was over")
-    if send._on_wire != sum(
-        transaction.counted for transaction in set(send._transactions._open.values())
-    ):
+    if send._on_wire != sum(transaction.counted for transaction in underway):
         raise Violation(f"{host.address} has miscounted what is on the wire")
 
 
@@ -160,12 +214,12 @@ class StoreWatch:
     """What honest nodes store: never unsigned, never older than before, never on a forged token.
 
     Args:
-        targets: of all keys that are used.
+        targets: of all keys that are used; may grow.
         forged_keys: keys whose items only ever came with a forged token.
     """
 
     def __init__(self, targets: list[bytes], forged_keys: frozenset[bytes]) -> None:
-        self._targets = targets
+        self.targets = targets
         self._forged_keys = forged_keys
         self._seqs: dict[tuple[Address, bytes], int] = {}
         self._verified: set[MutableItem] = set()
@@ -173,7 +227,7 @@ class StoreWatch:
 
     def __call__(self, host: Host) -> None:
         """Look into the store of an honest host."""
-        for item in stored_items(host, self._targets):
+        for item in stored_items(host, self.targets):
             self.seen += 1
             if item.public_key in self._forged_keys:
                 raise Violation(f"{host.address} took a forged token")

