@@ -108,8 +108,8 @@ class Reloader:
             _log.warning("reload: there is no configuration file; nothing is changed")
             return
         try:
-            # In a thread: a file system may hang.
-            wanted = await in_thread(load_config, path, os.environ)
+            # In a thread: a file system may hang, and that is not to keep us when we are to end.
+            wanted = await in_thread(load_config, path, os.environ, abandon_on_cancel=True)
         except (ConfigError, NoThreadError) as error:
             _log.error("reload refused, everything stays as it is: %s", error)
             return

@@ -52,7 +52,9 @@ SPARE_DESCRIPTORS: Final = 64
 SWITCH_INTERVAL_S: Final = 0.001
 """How long the event loop waits at most for a thread of ours that runs Python; 5 ms by default."""
 SHUTDOWN_S: Final = 4.5
-"""After a signal everything has ended by then, whatever hangs."""
+"""After a signal everything that can be cancelled has ended by then."""
+LAST_S: Final = 0.3
+"""So much later the process ends, whatever hangs: a call in a thread cannot be cancelled."""
 
 
 def run(config: Config, *, testnet: bool = False, manager: ServiceManager | None = None) -> int:
@@ -77,6 +79,7 @@ def run(config: Config, *, testnet: bool = False, manager: ServiceManager | None
     except BaseExceptionGroup as group:
         raise _first_cause(group) from None
     finally:
+        faulthandler.cancel_dump_traceback_later()
         ending.ignore_signals()
     return 0
 
@@ -154,6 +157,7 @@ async def _serve_until_signal(
                     ending.begin()
                     break
                 stop.set()
+                _end_at_the_latest()
                 await manager.tell(STOPPING=1, STATUS="Shutting down")
                 await trio.sleep(SHUTDOWN_S)
                 _log.error("shutdown takes too long; leaving without it")
@@ -172,6 +176,15 @@ async def _serve_until_signal(
     # Now, not after: a signal while Trio closes its wakeup socket has Python write a traceback.
     ending.ignore_signals()
     _log.info("shutdown")
+
+
+def _end_at_the_latest() -> None:
+    """Have the process end with exit code 1, and say where it hung, should all else fail.
+
+    A disk may never answer the thread that waits for it, and Trio waits for its threads.
+    """
+    with suppress(RuntimeError):  # there is no thread for that
+        faulthandler.dump_traceback_later(SHUTDOWN_S + LAST_S, exit=True)
 
 
 async def _join_testnet(rooms: AsyncExitStack, config: Config) -> Config:

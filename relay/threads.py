@@ -23,9 +23,18 @@ class NoThreadError(OSError):
 
 
 async def in_thread(
-    work: Callable[..., T], *arguments: object, limiter: trio.CapacityLimiter | None = None
+    work: Callable[..., T],
+    *arguments: object,
+    limiter: trio.CapacityLimiter | None = None,
+    abandon_on_cancel: bool = False,
 ) -> T:
     """Call `work` in a thread, as `trio.to_thread.run_sync` does.
+
+    Args:
+        work: what blocks.
+        arguments: for it.
+        limiter: how many threads there may be at once; None: Trio's own.
+        abandon_on_cancel: do not wait for it when cancelled; only for what may go on unheeded.
 
     Raises:
         NoThreadError: no thread can be started. Others may go on; trying again may help.
@@ -38,7 +47,9 @@ async def in_thread(
         return work(*arguments)
 
     try:
-        return await trio.to_thread.run_sync(begin, limiter=limiter)
+        return await trio.to_thread.run_sync(
+            begin, limiter=limiter, abandon_on_cancel=abandon_on_cancel
+        )
     except RuntimeError as error:
         if began:
             raise

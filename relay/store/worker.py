@@ -228,7 +228,9 @@ class PacketStore:
         """Tell whether packets are durable just now."""
         faults = (part.fault for part in (self._writer, self._loader) if part is not None)
         fault = next((fault for fault in faults if fault is not None), None)
-        return StoreHealth(True) if fault is None else StoreHealth(False, str(fault))
+        slow = None if self._writer is None else self._writer.slow
+        reason = slow if fault is None else str(fault)
+        return StoreHealth(reason is None, reason)
 
     def stats(self) -> StoreStats:
         """Return the store's figures."""

@@ -95,6 +95,11 @@ class Writer:
         """Whether the folder is ours."""
         return self._lock is not None
 
+    @property
+    def slow(self) -> str | None:
+        """What is wrong, if the disk does not answer."""
+        return self._disk.slow
+
     async def settled(self) -> None:
         """Wait until the next group is on the disk, or writing fails."""
         await self._settled.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -73,6 +74,29 @@ def test_signals_that_come_again_until_the_last_moment_change_nothing(
         assert relay._ended() == 0
         assert sent > 1
         assert relay.log().rstrip().endswith("shutdown")
+
+
+def test_a_configuration_that_cannot_be_read_to_its_end_does_not_hold_up_the_relays(
+    tmp_path: Path,
+) -> None:
+    """A FIFO in its place, as if a file system hung."""
+    with RelayProcess(tmp_path) as relay:
+        relay.config_path.unlink()
+        os.mkfifo(relay.config_path)
+        os.kill(relay.pid, signal.SIGHUP)
+
+        def read_from() -> int | None:
+            with suppress(OSError):  # nobody reads yet
+                return os.open(relay.config_path, os.O_WRONLY | os.O_NONBLOCK)
+            return None
+
+        writer = wait_until(read_from, "the relay to read its file")
+        assert writer is not None
+        try:
+            assert relay.stop() == 0
+        finally:
+            os.close(writer)
+        assert relay.log().rstrip().endswith(" INFO pkarr_relay: shutdown")
 
 
 def test_the_routing_table_outlives_the_process(tmp_path: Path, bootstrap: list[str]) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,8 +35,9 @@ from tests.support.faults import (
     pending,
     timely,
 )
+from tests.support.packets import Author
 from tests.support.peers import Peer
-from tests.support.relay import RelayProcess, wait_until
+from tests.support.relay import RelayProcess, status_of, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -222,6 +224,39 @@ def test_a_disk_that_fails_for_a_moment(disk: Disk, harm: str) -> None:
     publisher.all_there()
     wait_until(lambda: all_stored(disk, publisher), "all to be on the disk")
     assert "Traceback" not in relay.log()
+
+
+def test_a_disk_that_never_answers(net: Peer, tmp_path: Path) -> None:
+    """As NFS without its server: health tells, and the relay can be ended nevertheless."""
+    faults = Faults(tmp_path)
+    with RelayProcess(tmp_path, bootstrap=net.bootstrap, wrapper=faults.wrapper) as relay:
+        relay.wait_bootstrapped()
+        publisher = Publisher(relay)
+        packet = publisher.publish()
+        faults.set(fsync_hangs=1)
+        waiting = Author().packet()
+        head = f"PUT /{waiting.key} HTTP/1.1\r\nHost: relay\r\n"
+        length = f"Content-Length: {len(waiting.payload)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", relay.port)) as client:
+            client.sendall((head + length).encode() + waiting.payload)
+            wait_until(lambda: faults.met, "the commit that hangs")
+            with kept(relay) as ask:
+                wait_until(lambda: cache_status(ask) == "degraded", "health to tell of it")
+                assert b"the disk has not answered for more than" in ask("GET", "/health").body
+                assert ask("GET", f"/{packet.key}").body == packet.payload
+                faults.heal()
+                wait_until(lambda: cache_status(ask) == "ok", "health to tell of the end")
+                assert status_of(client) == 204
+        publisher.acknowledged[waiting.key] = waiting
+
+        faults.set(fsync_hangs=1)
+        assert relay.stop() == 1
+        log = relay.log()
+        assert "shutdown takes too long; leaving without it" in log
+        assert "relay/store/packets.py" in log.partition("leaving without it")[2], "where it hung"
+        faults.heal()
+        relay.start()
+        publisher.all_there()
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ typedef struct {
     _Atomic int64_t short_writes;    /* how many more writes are cut in half */
     _Atomic int64_t clock_ns;        /* added to the wall clock */
     _Atomic int64_t thread_error;    /* what pthread_create returns */
+    _Atomic int64_t fsync_hangs;     /* whether fsync and fdatasync do not return */
     _Atomic int64_t met;             /* how many calls have met a fault */
 } faults;
 
@@ -119,6 +120,10 @@ POSITIONED_READ(pread64, off64_t)
     int name(int fd) \
     { \
         REAL(name); \
+        while (atomic_load(&page->fsync_hangs) && concerned(fd)) { \
+            atomic_fetch_add(&page->met, 1); \
+            usleep(10000); \
+        } \
         int64_t code = atomic_load(&page->fsync_error); \
         if (code != 0 && concerned(fd) && one_of(&page->fsync_failures)) { \
             atomic_fetch_add(&page->met, 1); \

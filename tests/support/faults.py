@@ -22,7 +22,7 @@ from tests.support.relay import Answer, RelayProcess, exchange
 SOURCE: Final = Path(__file__).with_name("faults.c")
 _FIELDS: Final = (
     *("write_error", "fsync_error", "fsync_failures", "read_error", "short_writes"),
-    *("clock_ns", "thread_error", "met"),
+    *("clock_ns", "thread_error", "fsync_hangs", "met"),
 )
 """As they lie in the page, 8 bytes each."""
 FOR_EVER: Final = -1
