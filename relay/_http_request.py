@@ -26,6 +26,8 @@ RECEIVE_BYTES: Final = 4096
 REASON_MAX: Final = 200
 """Characters; what went wrong may be told in words of the server's."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_HOST_NAME: Final = re.compile(r"(?=.{1,253}\.?$)[^.]{1,63}(\.[^.]{1,63})*\.?")
+"""As far as a name has to be one to be looked up: Python encodes no other."""
 
 Headers = Iterable[tuple[str, str]]
 
@@ -67,11 +69,21 @@ class BaseUrl:
             )
         if not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
             raise ValueError(f"a relay's URL has a host, perhaps a port and a path: {_shown(url)}")
+        if ":" not in parts.hostname and not _HOST_NAME.fullmatch(parts.hostname):
+            raise ValueError(
+                "a host's name has labels of 1 to 63 letters between its dots, 253 in all, not as"
+                f" in {_shown(url)}"
+            )
         try:
-            port = parts.port or _DEFAULT_PORTS[parts.scheme]
-        except ValueError as error:  # it quotes what it takes for the port
-            raise ValueError(f"a URL's port is 0 to 65535, not as in {_shown(url)}") from error
-        return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
+            port = parts.port
+        except ValueError:  # it quotes what it takes for the port
+            port = 0
+        if port == 0:
+            raise ValueError(f"a URL's port is 1 to 65535, not as in {_shown(url)}")
+        default = _DEFAULT_PORTS[parts.scheme]
+        return cls(
+            parts.scheme, parts.hostname, default if port is None else port, parts.path.rstrip("/")
+        )
 
     @property
     def authority(self) -> str:
@@ -151,7 +163,13 @@ async def request(
         async with await _connect(base, ssl_context) as stream:
             await _send(stream, octets)
             return await _read_answer(stream, connection, body_bytes_max)
-    except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError, _UnusableError) as error:
+    except (
+        OSError,
+        UnicodeError,  # a name that cannot be looked up, for whatever reason
+        trio.BrokenResourceError,
+        h11.RemoteProtocolError,
+        _UnusableError,
+    ) as error:
         raise RequestFailedError(f"{base}: {_reason(error)}") from error
 
 

@@ -18,6 +18,8 @@ CIPHERS = "AECDH-AES256-SHA:@SECLEVEL=0"
         ("http://relay.example:80/", "relay.example", "http://relay.example"),
         ("https://relay.example:80/a/b/", "relay.example:80", "https://relay.example:80/a/b"),
         ("https://[::1]:443", "[::1]", "https://[::1]"),
+        ("http://relay.example.", "relay.example.", "http://relay.example."),
+        (f"http://{'a' * 63}.example", f"{'a' * 63}.example", f"http://{'a' * 63}.example"),
         ("HTTP://Relay.Example:15411", "relay.example:15411", "http://relay.example:15411"),
     ],
 )
@@ -49,6 +51,32 @@ def test_base_urls(url, authority, text):
 def test_what_is_no_relays_url(url):
     with pytest.raises(ValueError):  # noqa: PT011 -- several texts, one kind
         BaseUrl.parse(url)
+
+
+@pytest.mark.parametrize(
+    ("host", "what"),
+    [
+        ("relay..example", "labels of 1 to 63"),
+        (".example", "labels of 1 to 63"),
+        (".", "labels of 1 to 63"),
+        (f"{'a' * 64}.example", "labels of 1 to 63"),
+        (".".join(["a" * 63] * 4), "253 in all"),
+        ("relay.example:0", "port is 1 to 65535"),
+        ("relay.example:65536", "port is 1 to 65535"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_hosts_and_ports_that_nobody_can_have_are_named(scheme, host, what):
+    with pytest.raises(ValueError, match=what) as caught:
+        BaseUrl.parse(f"{scheme}://{host}/")
+    assert repr(f"{scheme}://{host}/") in str(caught.value)
+    assert not isinstance(caught.value, UnicodeError)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_name_that_cannot_be_encoded_fails_as_one_that_is_not_found(scheme):
+    with pytest.raises(RequestFailedError, match="label"):
+        await get(BaseUrl(scheme, "relay..example", 80, ""))
 
 
 @pytest.fixture
