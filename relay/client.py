@@ -132,7 +132,11 @@ class Client:
         if self._running is not None:
             raise RuntimeError("this client is already in use")
         self._running = self._run()
-        await self._running.__aenter__()
+        try:
+            await self._running.__aenter__()
+        except BaseException:
+            self._running = None
+            raise
         return self
 
     async def __aexit__(

@@ -15,6 +15,7 @@ from relay.errors import (
     PacketError,
     PublicKeyError,
     PublishFailedError,
+    StartupError,
     TimestampRangeError,
 )
 from relay.pkarr.packet import SeenPacket, SignedPacket
@@ -250,6 +251,16 @@ async def test_the_dht_is_there_only_inside_the_block():
             await client.resolve(KEY)
     with pytest.raises(RuntimeError, match="async with"):
         await client.publish(NEW)
+
+
+async def test_a_start_that_failed_can_be_tried_again(monkeypatch):
+    client = Client(bootstrap=[], bind_address="203.0.113.9")  # of a network that nobody has
+    for _ in range(2):
+        with pytest.raises(StartupError):
+            await client.__aenter__()
+    monkeypatch.setattr(client, "_bind_address", "127.0.0.1")
+    async with client:
+        pass
 
 
 @pytest.mark.parametrize("dht", [True, False])
