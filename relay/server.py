@@ -363,7 +363,7 @@ async def running(config: Config) -> AsyncIterator[Relay]:
             serve_stale_s=config.cache.serve_stale_s,
             wall_clock_us=wall_clock_us,
             facts=facts,
-            troubles=lambda: {"cache": store.health().reason, "dht": _dht_trouble(driver)},
+            troubles=lambda: {"cache": _cache_trouble(store), "dht": _dht_trouble(driver)},
         )
         await rooms.enter_async_context(_background(service.run))
         limits = HttpLimits(config.rate_limiter, trusted_proxies=config.http.trusted_proxies)
@@ -463,6 +463,12 @@ def _dht_facts(driver: DhtDriver) -> dict[str, object]:
         **asdict(node.counters),
         "datagrams": asdict(driver.counters) | {"kernel_drops": driver.kernel_drops},
     }
+
+
+def _cache_trouble(store: PacketStore) -> str | None:
+    reason = store.health().reason
+    # It names a folder, which may be called what UTF-8 cannot say.
+    return None if reason is None else reason.encode(errors="backslashreplace").decode()
 
 
 def _dht_trouble(driver: DhtDriver) -> str | None:

@@ -50,7 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         CommandError: no key, or nothing that could be a payload.
     """
-    from relay.commands.packet_report import say
     from relay.commands.payloads import read_payload
     from relay.errors import CommandError, PublicKeyError
     from relay.pkarr.keys import PublicKey
@@ -63,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_fields(payload)))
     else:
-        say(_lines(payload))
+        print("\n".join(_lines(payload)))
     return 1 if payload.fault or payload.verified is False else 0
 
 

@@ -6,8 +6,6 @@ printed, line ends and control sequences among it.
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -96,13 +94,6 @@ def iroh_lines(key: PublicKey, records: Sequence[Record]) -> list[str]:
         f"; iroh endpoint {key.octets.hex()}",
         *(f";   {name:<{width}}  {', '.join(values)}" for name, values in attributes.items()),
     ]
-
-
-def say(lines: Sequence[str]) -> None:
-    """Print lines; what a terminal's encoding lacks is escaped rather than an error."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    print("\n".join(lines))
 
 
 def packet_lines(packet: SignedPacket, now_us: int, *, last_seen_us: int | None) -> list[str]:

@@ -85,12 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_text(best: SeenPacket, outcomes: list[Outcome]) -> None:
     from relay.clock import wall_clock_us
-    from relay.commands.packet_report import packet_lines, say
+    from relay.commands.packet_report import packet_lines
 
     now_us = wall_clock_us()
     holders = [outcome.name for outcome in outcomes if _has(outcome, best)]
     lines = packet_lines(best.packet, now_us, last_seen_us=best.last_seen_us)
-    say([*lines[:1], f"; from {', '.join(holders)}", *lines[1:]])
+    print("\n".join([*lines[:1], f"; from {', '.join(holders)}", *lines[1:]]))
 
 
 def _print_json(key: PublicKey, best: SeenPacket | None, outcomes: list[Outcome]) -> None:

@@ -126,7 +126,7 @@ def open_for_reading(path: Path, *, alone: bool = False) -> tuple[sqlite3.Connec
 
 def _connect(path: Path, options: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"file:{quote(str(path))}?{options}",
+        f"file:{quote(os.fsencode(path))}?{options}",
         uri=True,
         timeout=_BUSY_TIMEOUT_S,
         isolation_level=None,  # transactions are begun and ended in plain sight
@@ -192,7 +192,7 @@ def _marks(path: Path) -> tuple[int, int]:
 
 def _frozen(path: Path) -> sqlite3.Connection:
     """Open a file as it is: not even a lock is taken, and no log is replayed."""
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
+    return sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True)
 
 
 def _create(path: Path) -> None:

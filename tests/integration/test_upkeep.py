@@ -20,6 +20,7 @@ from zlib import crc32
 import pytest
 
 from relay.store.packets import Changes, PacketCache
+from tests.support.faults import part
 from tests.support.packets import Author, Packet
 from tests.support.peers import ROOT
 from tests.support.relay import RelayProcess, exchange, wait_until
@@ -135,6 +136,48 @@ def test_packets_go_out_and_in(setting: Setting, tmp_path: Path) -> None:
     assert other.done("export", "-") == lines, "also when each was last seen"
     for packet in (many[0], many[-1]):
         assert served(setting, packet) == packet.payload
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    """Of the cache folder and of files: bytes, as Linux has them."""
+    folder, copy, text, missing = (
+        tmp_path / os.fsdecode(name) for name in (b"c\xe9", b"b\xe9", b"e\xe9", b"m\xe9/b")
+    )
+    wrapper = ("env", f"PKARR_RELAY__CACHE__PATH={os.fspath(folder)}")
+    strict = (*wrapper, "PYTHONIOENCODING=utf-8:strict")
+    setting = Setting(RelayProcess(tmp_path, wrapper=wrapper))
+
+    def run(command: str, *arguments: object, lines: str = "") -> tuple[int, str, str]:
+        done = setting.run(command, *arguments, text=lines, wrapper=strict)
+        return done.returncode, done.stdout, done.stderr
+
+    def use(lines: str) -> None:
+        assert run("import", "-", lines=lines)[0] == 0
+        code, out, _ = run("backup", "--force", copy)
+        assert (code, out.partition(": ")[0]) == (0, f"{tmp_path}/b\\udce9")
+        assert run("export", "--force", text) == (0, f"{tmp_path}/e\\udce9: 3 packets\n", "")
+        code, _, err = run("export", text)
+        assert (code, err) == (
+            1,
+            f"Error: {tmp_path}/e\\udce9 is there already; --force replaces it\n",
+        )
+        assert run("backup", missing)[0] == 1
+        code, out, _ = run("check")
+        assert (code, "packets: 3\n" in out) == (0, True)
+
+    lines = "".join(map(line, packets(3)))
+    with setting.relay as relay:
+        use(lines)
+        folder.rename(tmp_path / "away")
+        folder.write_text("in its place")
+        wait_until(lambda: part(relay, "cache") == "degraded", "health to tell of it")
+        assert f"{tmp_path}/c\\\\udce9" in relay.health().body.decode(), "escaped, as JSON has it"
+        assert f"{tmp_path}/c\\udce9" in relay.request("").body.decode()
+        assert "Traceback" not in relay.log()
+        assert relay.stop() == 0
+    folder.unlink()
+    (tmp_path / "away").rename(folder)
+    use(lines)
 
 
 def make(folder: Path) -> Path:
