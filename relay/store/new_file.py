@@ -8,15 +8,23 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from relay.store.lock import LOCK_FILE
+
 _PREFIX: Final = ".pkarr-relay-"
 _SUFFIX: Final = ".partial"
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What file systems without hard links say."""
+_OF_A_CACHE: Final = re.compile(
+    r"pkarr-relay\.(lock|sock(\.new)?|sqlite3(-(wal|shm|new|journal))?)"
+)
+"""Files that a relay, and SQLite, keep in a cache folder, which is known by the lock in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +46,10 @@ def new_file(target: Path, *, replace: bool) -> Iterator[Draft]:
     Raises:
         FileExistsError: `target` is there and is not to be replaced; told before the block
             and, should it have come meanwhile, after it.
-        OSError: whatever else the file system has against it.
+        OSError: whatever else the file system has against it; or `target` is a file of a cache,
+            or something other than a file.
     """
+    _check(target)
     if not replace and os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
     _remove_remains(target.parent)
@@ -47,6 +57,7 @@ def new_file(target: Path, *, replace: bool) -> Iterator[Draft]:
     try:
         yield draft
         os.fsync(draft.descriptor)
+        _check(target)
         _give_name(draft.path, target, replace=replace)
         sync_folder(target.parent)
     finally:
@@ -68,6 +79,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _check(target: Path) -> None:
+    """Refuse what nobody means to replace, whatever was said: devices, pipes, links, caches."""
+    if _OF_A_CACHE.fullmatch(target.name) and os.path.lexists(target.parent / LOCK_FILE):
+        raise OSError(errno.EINVAL, "it is a file of a relay's cache", os.fspath(target))
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "what is there is no regular file", os.fspath(target))
 
 
 def _make(folder: Path) -> Draft:

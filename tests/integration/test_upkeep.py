@@ -138,6 +138,22 @@ def test_packets_go_out_and_in(setting: Setting, tmp_path: Path) -> None:
         assert served(setting, packet) == packet.payload
 
 
+def test_a_cache_is_not_replaced_by_what_is_taken_from_it(setting: Setting) -> None:
+    (packet,) = packets(1)
+    setting.done("import", "-", text=line(packet))
+    database = setting.relay.cache / DATABASE
+    before = database.stat()
+    for command in ("backup", "export"):
+        assert f"{database} cannot be written: it is a file of a relay's cache" in (
+            setting.refused(command, "--force", database)
+        )
+    assert os.path.samestat(before, database.stat())
+    os.mkfifo(setting.folder / "pipe")
+    for command in ("backup", "export"):
+        assert "no regular file" in setting.refused(command, "--force", setting.folder / "pipe")
+    assert served(setting, packet) == packet.payload
+
+
 def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
     """Of the cache folder and of files: bytes, as Linux has them."""
     folder, copy, text, missing = (

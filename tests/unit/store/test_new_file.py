@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from relay.control.socket_file import SOCKET_FILE
+from relay.store.database import DATABASE_FILE
+from relay.store.in_use import SUFFIXES
+from relay.store.lock import LOCK_FILE
 from relay.store.new_file import new_file, told
 
 
@@ -36,10 +40,52 @@ def test_what_is_there_stays_unless_asked_otherwise(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "old"
     write(tmp_path / "file", "new", replace=True)
     assert (tmp_path / "file").read_text() == "new"
-    (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(FileExistsError):
-        write(tmp_path / "link", "new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
+@pytest.mark.parametrize("replace", [True, False])
+def test_only_a_file_is_replaced(tmp_path: Path, kind: str, replace: bool) -> None:
+    target = tmp_path / "target"
+    if kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target.symlink_to("/dev/null" if kind == "link" else "nowhere")
+    before = target.lstat()
+    with pytest.raises(OSError, match="regular") as caught:
+        write(target, "new", replace=replace)
+    assert told(target, caught.value) == (
+        f"{target} cannot be written: what is there is no regular file"
+    )
+    assert os.path.samestat(before, target.lstat())
+    assert not list(target.parent.glob(".pkarr-relay-*"))
+
+
+def test_a_pipe_that_comes_meanwhile_stays(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="regular"),
+        new_file(tmp_path / "target", replace=True),
+    ):
+        os.mkfifo(tmp_path / "target")
+    assert (tmp_path / "target").is_fifo()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_files_of_a_cache_are_not_replaced(tmp_path: Path, there: bool) -> None:
+    names = {LOCK_FILE, SOCKET_FILE, *(DATABASE_FILE + suffix for suffix in SUFFIXES)}
+    for name in names - {LOCK_FILE}:
+        write(tmp_path / name, "somebody's, in a folder that is no cache's")
+        if not there:
+            (tmp_path / name).unlink()
+    (tmp_path / LOCK_FILE).touch()
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    for name in names:
+        with pytest.raises(OSError, match="cache") as caught:
+            write(tmp_path / name, "new", replace=True)
+        assert told(tmp_path / name, caught.value).endswith("it is a file of a relay's cache")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+    write(tmp_path / f"{DATABASE_FILE}.copy", "new")
 
 
 @pytest.mark.parametrize("links", [True, False])
