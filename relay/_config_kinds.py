@@ -36,6 +36,8 @@ U32_MAX: Final = 2**32 - 1
 I64_MAX: Final = 2**63 - 1
 SECONDS_MAX: Final = 86_400 * 365
 """A year: longer than any connection or query, and far from every overflow."""
+AGE_MIN_S: Final = 1
+"""Connections are looked at as often as this: with less even an idle relay would be busy."""
 _NS_PER_UNIT: Final = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86_400 * 10**9}
 _MAPPED_IPV4: Final = IPv6Network("::ffff:0:0/96")
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -88,6 +90,13 @@ def _seconds(value: object) -> float:
     return float(value)
 
 
+def _age(value: object) -> float:
+    seconds = _seconds(value)
+    if seconds < AGE_MIN_S:
+        raise ValueError("too short")
+    return seconds
+
+
 def _server_mode(value: object) -> bool | Literal["auto"]:
     return "auto" if value == "auto" else _boolean(value)
 
@@ -101,14 +110,24 @@ def _bind(value: object) -> tuple[str, ...]:
 
 def _address(value: object) -> IPv4Address | IPv6Address:
     address = ip_address(_text(value))
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return address if mapped is None else mapped
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_multicast or (isinstance(address, IPv4Address) and address.is_reserved):
+        raise AddressValueError(f"{address} is the address of no single machine")
+    return address
 
 
 def _ipv4(value: object) -> IPv4Address:
     address = _address(value)
     if not isinstance(address, IPv4Address):
         raise AddressValueError("the DHT node speaks IPv4 only")
+    return address
+
+
+def _public_ip(value: object) -> IPv4Address:
+    address = _ipv4(value)
+    if address.is_unspecified:
+        raise AddressValueError(f"{address} is the address of no single machine")
     return address
 
 
@@ -184,9 +203,11 @@ SIZE: Final = integer(0, I64_MAX)
 IPV6_PREFIX: Final = integer(1, 128)
 BOOLEAN: Final = Kind("true or false", _boolean)
 SECONDS: Final = Kind(f"a number of seconds above 0, at most {SECONDS_MAX}", _seconds)
+AGE: Final = Kind(f"a number of seconds from {AGE_MIN_S} to {SECONDS_MAX}", _age)
 SERVER_MODE: Final = Kind('"auto", true or false', _server_mode)
 BIND: Final = Kind('a list of IP addresses, such as ["0.0.0.0", "::"]', _bind)
 IPV4: Final = Kind('an IPv4 address, such as "203.0.113.7"', _ipv4, is_text=True)
+PUBLIC_IP: Final = Kind(IPV4.allowed, _public_ip, is_text=True)
 NETWORKS: Final = Kind(
     'a list of addresses or CIDR ranges, such as ["10.0.0.0/8", "2001:db8::/32"]',
     _list_of(_network),

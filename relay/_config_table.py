@@ -175,7 +175,7 @@ def read_document(
     for name, content in built_in.items() if path is None else ():
         places[name] = "built-in default"
         settings[name] = {key: _Setting(value, places[name]) for key, value in content.items()}
-    for name, key, setting in _overrides(environ, warnings):
+    for (name, key), setting in _overrides(environ, warnings).items():
         places.setdefault(name, setting.place)
         settings.setdefault(name, {})[key] = setting
     tables = {name: ConfigTable(name, places[name], settings[name]) for name in settings}
@@ -223,9 +223,13 @@ def _place(path: Path, line: int | None) -> str:
     return str(path) if line is None else f"{path}, line {line}"
 
 
-def _overrides(environ: Mapping[str, str], warnings: list[str]) -> list[tuple[str, str, _Setting]]:
-    """Return (table, key, setting) of every variable that is meant for us."""
-    found = []
+def _overrides(environ: Mapping[str, str], warnings: list[str]) -> dict[tuple[str, str], _Setting]:
+    """Return the setting of each (table, key) that a variable is meant for.
+
+    Names may be in capitals or not; of several for one key the first by its bytes counts, which
+    is the one in capitals.
+    """
+    found: dict[tuple[str, str], _Setting] = {}
     for name in sorted(environ):
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
@@ -233,7 +237,9 @@ def _overrides(environ: Mapping[str, str], warnings: list[str]) -> list[tuple[st
         parts = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         if len(parts) == 2 and all(parts):
             setting = _Setting(environ[name], place, from_environment=True)
-            found.append((parts[0], parts[1], setting))
+            counting = found.setdefault((parts[0], parts[1]), setting)
+            if counting is not setting:
+                warnings.append(f"{place} is ignored; {counting.place} sets the same key")
         else:
             warnings.append(f"{place} is ignored; a name is {ENVIRONMENT_PREFIX}SECTION__KEY")
     return found

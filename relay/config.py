@@ -210,11 +210,10 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         built_in={"rate_limiter": _built_in_limits(environ)},
     )
     source = None if path is None else path.absolute()
-    folder = Path.cwd() if source is None else source.parent
     config = Config(
         http=_http(document.table("http")),
         mainline=_mainline(document.table("mainline")),
-        cache=_cache(document.table("cache"), folder),
+        cache=_cache(document.table("cache"), source),
         rate_limiter=_rate_limiter(document.table("rate_limiter"))
         if document.has("rate_limiter")
         else None,
@@ -236,7 +235,7 @@ def _http(table: ConfigTable) -> HttpConfig:
         port=table.get("port", kinds.PORT, default.port),
         max_connections=table.get("max_connections", kinds.POSITIVE_U32, default.max_connections),
         max_connection_age_s=table.get(
-            "max_connection_age_seconds", kinds.SECONDS, default.max_connection_age_s
+            "max_connection_age_seconds", kinds.AGE, default.max_connection_age_s
         ),
         trusted_proxies=table.get("trusted_proxies", kinds.NETWORKS, default.trusted_proxies),
         max_connections_per_address=table.get(
@@ -253,24 +252,30 @@ def _mainline(table: ConfigTable) -> MainlineConfig:
         bind_address=None if bind_address is None else str(bind_address),
         bootstrap=table.get("bootstrap", kinds.BOOTSTRAP, default.bootstrap),
         server_mode=table.get("server_mode", kinds.SERVER_MODE, default.server_mode),
-        public_ip=table.get("public_ip", kinds.IPV4, default.public_ip),
+        public_ip=table.get("public_ip", kinds.PUBLIC_IP, default.public_ip),
         request_timeout_s=table.get(
             "request_timeout_seconds", kinds.SECONDS, default.request_timeout_s
         ),
     )
 
 
-def _cache(table: ConfigTable, folder: Path) -> CacheConfig:
-    """Read ``[cache]``; a relative path starts at `folder`, where the file is."""
+def _cache(table: ConfigTable, source: Path | None) -> CacheConfig:
+    """Read ``[cache]``; a relative path starts where the file is, or the process without one."""
     default = CacheConfig()
     path = table.get("path", kinds.PATH, None)
+    if path is not None and not path.is_absolute():
+        try:
+            path = (Path.cwd() if source is None else source.parent) / path
+        except OSError as error:
+            message = f"cache.path is relative, and there is no working directory: {error.strerror}"
+            raise table.error("path", f"{message}; allowed: an absolute path") from error
     size = table.get("size", kinds.SIZE, default.capacity_packets)
     ttl_min_s = table.get("minimum_ttl", kinds.U32, default.ttl_min_s)
     ttl_max_s = table.get("maximum_ttl", kinds.U32, default.ttl_max_s)
     serve_stale_s = table.get("serve_stale_seconds", kinds.U32, default.serve_stale_s)
     try:
         return CacheConfig(
-            path=None if path is None else folder / path,
+            path=path,
             capacity_packets=size,
             ttl_min_s=ttl_min_s,
             ttl_max_s=ttl_max_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay.commands.cache import add_command, cache_of
+from relay.commands.cache import absolute, add_command, cache_of
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         RelayError: of those that the command line tells.
     """
-    target: Path = arguments.file.absolute()
+    target = absolute(arguments.file)
     with cache_of(arguments) as cache:
         size = cache.backup(target, force=arguments.force)
     print(f"{target}: {size} bytes")

@@ -51,6 +51,20 @@ def add_command(
     return parser
 
 
+def absolute(path: Path) -> Path:
+    """Return where `path` is, seen from here.
+
+    Raises:
+        CommandError: the working directory is gone.
+    """
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise CommandError(
+            f"{path} is relative, and there is no working directory: {error.strerror}"
+        ) from error
+
+
 @contextmanager
 def cache_of(arguments: argparse.Namespace, *, create: bool = False) -> Iterator[CacheAccess]:
     """Open the cache that the options mean.
@@ -61,7 +75,7 @@ def cache_of(arguments: argparse.Namespace, *, create: bool = False) -> Iterator
 
     Raises:
         ConfigError: the configuration cannot be read.
-        CommandError: it names no folder.
+        CommandError: it names no folder, or one that cannot be found.
         StoreError: the cache cannot be used.
     """
     from relay.config import load_config
@@ -80,7 +94,7 @@ def cache_of(arguments: argparse.Namespace, *, create: bool = False) -> Iterator
     from relay.control.access import open_cache
 
     try:
-        with open_cache(folder.absolute(), config.cache.capacity_packets, create=create) as cache:
+        with open_cache(absolute(folder), config.cache.capacity_packets, create=create) as cache:
             yield cache
     except KeyboardInterrupt:
         raise CommandError("interrupted") from None

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from relay.commands.cache import add_command, cache_of
+from relay.commands.cache import absolute, add_command, cache_of
 from relay.errors import CommandError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.file == "-":
         with cache_of(arguments) as cache:
             return _to_standard_output(cache)
-    target = Path(arguments.file).absolute()
+    target = absolute(Path(arguments.file))
     with cache_of(arguments) as cache:
         try:
             with (

@@ -160,6 +160,25 @@ def test_check_config(
     assert list(tmp_path.iterdir()) == [config_file]
 
 
+@pytest.mark.parametrize(
+    "arguments", [["backup", "x"], ["export", "x"], ["check", "--cache", "x"], ["import", "x"]]
+)
+def test_commands_without_a_working_directory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Error: ")
+    assert said.endswith("No such file or directory\n") or "no cache folder" in said
+
+
 def test_the_filters_faults_are_logged(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["-t", "warn,x y"]) == 0
     (line,) = capsys.readouterr().err.splitlines()

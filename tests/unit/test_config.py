@@ -205,9 +205,18 @@ exempt = ["127.0.0.1/32"]
         ("http = 3", "line 1: http = 3 is refused; allowed: a table"),
         ("[[http]]\nport = 1", "line 1: http = "),
         ("[http]\nmax_connections = 0", "allowed: an integer from 1 to 4294967295"),
-        ("[http]\nmax_connection_age_seconds = 0", "allowed: a number of seconds above 0"),
-        ("[http]\nmax_connection_age_seconds = nan", "allowed: a number of seconds above 0"),
-        ("[http]\nmax_connection_age_seconds = inf", "allowed: a number of seconds above 0"),
+        ("[http]\nmax_connection_age_seconds = 0", "allowed: a number of seconds from 1 to"),
+        ("[http]\nmax_connection_age_seconds = nan", "allowed: a number of seconds from 1 to"),
+        ("[http]\nmax_connection_age_seconds = inf", "allowed: a number of seconds from 1 to"),
+        (
+            "[http]\nmax_connection_age_seconds = 0.99",
+            "(too short); allowed: a number of seconds from",
+        ),
+        ("[http]\nbind = ['::', 'ff02::1']", "ff02::1 is the address of no single machine"),
+        ("[http]\nbind = ['::ffff:224.0.0.1']", "224.0.0.1 is the address of no single machine"),
+        ("[mainline]\nbind_address = '224.0.0.1'", "224.0.0.1 is the address of no single machine"),
+        ("[mainline]\npublic_ip = '255.255.255.255'", "is the address of no single machine"),
+        ("[mainline]\npublic_ip = '0.0.0.0'", "0.0.0.0 is the address of no single machine"),
         ("[http]\nbind = []", "an empty list would listen nowhere"),
         ("[http]\nbind = '::'", "allowed: a list of IP addresses"),
         ("[http]\nbind = ['localhost']", "'localhost' does not appear to be"),
@@ -374,6 +383,35 @@ class TestEnvironment:
         path = load("", CACHE__PATH=text).cache.path
         assert path is not None
         assert path.name == text.strip("\"'").split("/")[-1]
+
+    @pytest.mark.parametrize("other", ["CACHE__size", "Cache__Size", "cache__SIZE"])
+    def test_of_two_for_one_key_the_one_in_capitals_counts_and_it_is_told(
+        self, load: Callable[..., Config], other: str
+    ) -> None:
+        config = load("", **{other: "3", "CACHE__SIZE": "7"})
+        assert config.cache.capacity_packets == 7
+        variable = "environment variable PKARR_RELAY__"
+        assert config.warnings == (
+            f"{variable}{other} is ignored; {variable}CACHE__SIZE sets the same key",
+        )
+        assert load("", **{other: "3"}).cache.capacity_packets == 3
+
+    def test_without_a_working_directory_a_path_has_to_be_absolute(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        assert load_config(None, {}).cache.path is None
+        variable = "PKARR_RELAY__CACHE__PATH"
+        assert load_config(None, {variable: "/cache"}).cache.path == Path("/cache")
+        with pytest.raises(ConfigError) as caught:
+            load_config(None, {variable: "cache"})
+        assert str(caught.value) == (
+            f"environment variable {variable}: cache.path is relative, and there is no working"
+            " directory: No such file or directory; allowed: an absolute path"
+        )
 
     def test_works_without_a_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)

@@ -69,7 +69,7 @@ def _check(config: Config) -> None:
     assert 0 <= config.http.port < 65536
     assert config.http.max_connections > 0
     assert config.http.max_connections_per_address >= 0
-    assert 0 < config.http.max_connection_age_s < 1e9
+    assert 1 <= config.http.max_connection_age_s < 1e9
     assert config.http.bind is None or config.http.bind
     assert config.mainline.port is None or 0 <= config.mainline.port < 65536
     assert config.mainline.server_mode in (True, False, "auto")
