@@ -4,8 +4,8 @@ Two queues, in the order in which packets came (S3-FIFO, Yang et al., SOSP 2023)
 a short one, a 32nd of the capacity: who is used there is kept, who is not goes, and leaves a ghost
 for a while, by which a packet that comes back is known and kept at once. Of the kept ones the
 oldest goes if it has not been used since it was last looked at; else it becomes the newest again.
-So a use is a count in the packet alone, and a flood of new keys drives out new keys only. While
-there is room nothing goes: what is old among the new ones is kept.
+So a use is a count in the packet alone, and a flood of new keys that nobody asks for drives
+out new keys only. While there is room nothing goes: what is old among the new ones is kept.
 
 Packets in use may stand one behind the other by the thousand, and no call is to take long: the
 owner has them passed over a few at a time (`spare`) and evicts then.
