@@ -80,6 +80,10 @@ class FloorTable:
         self._unsaved.popitem(last=False)
         return False
 
+    def take_back(self, key: bytes) -> None:
+        """Note that `key` has a packet again, no older than its floor: its row is to stay."""
+        self._unsaved.pop(key, None)
+
     def learn(self, key: bytes, floor: Floor) -> None:
         """Note a floor read from the disk, unless one is known."""
         if key not in self._known:
@@ -103,7 +107,7 @@ class FloorTable:
 
     def get(self, key: bytes, now_us: int) -> int | None:
         """Return the floor of `key` in microseconds, None if none is known here."""
-        floor = self._known.get(key)
+        floor = self._known.get(key) or self._unsaved.get(key)
         if floor is None or is_over(floor.evicted_us, now_us):
             return None
         return floor.timestamp_us

@@ -128,7 +128,8 @@ class Memory:
         """
         self.table.expect(piece.expected)
         # Whether a row is below a floor only Python knows; there are seldom floors so early.
-        rows = unpack(piece.pack) if self.floors else self.table.load_pack(piece.pack)
+        has_floors = self.floors or self.floors.unsaved
+        rows = unpack(piece.pack) if has_floors else self.table.load_pack(piece.pack)
         for key, record in rows:
             self._take_over_row(key, record, may_evict=may_evict)
         self._on_change()
@@ -137,13 +138,14 @@ class Memory:
         if self.table.peek(key) is not None:
             if self._is_news(key, record):
                 self._replace(key, record)
-        elif self.floors and not self._is_news(key, record):
+        elif not self._is_news(key, record):
             pass
-        elif not self.table.load(key, record):
-            if may_evict:
-                self._note_eviction(key, record)
-            else:
-                self.lost_evictions = True
+        elif self.table.load(key, record):
+            self.floors.take_back(key)
+        elif may_evict:
+            self._note_eviction(key, record)
+        else:
+            self.lost_evictions = True
 
     def write_again(self, key: bytes) -> None:
         """Note that the disk does not have the packet of `key` any more."""
@@ -181,6 +183,7 @@ class Memory:
 
     def _insert(self, key: bytes, record: bytes) -> None:
         self.table.put(key, record)
+        self.floors.take_back(key)
         if self.durable:
             self.backlog.add(key, record)
         if len(self.table) > self.table.capacity + SLACK_PACKETS:
@@ -195,6 +198,7 @@ class Memory:
 
     def _replace(self, key: bytes, record: bytes) -> None:
         self.table.put(key, record)
+        self.floors.take_back(key)
         self.backlog.drop(key)  # the disk has it already
 
     def _is_news(self, key: bytes, record: bytes) -> bool:

@@ -42,6 +42,7 @@ class Changes:
 
     records: Mapping[bytes, bytes] = field(default_factory=dict)
     evicted: Mapping[bytes, Floor] = field(default_factory=dict)
+    """Rows of these keys go, unless they are newer than the floors."""
     nodes: Sequence[Node] | None = None
     """The whole routing table, or None to keep what is there."""
     floors_max: int | None = None
@@ -99,8 +100,9 @@ class PacketCache(Connected):
             self._floors_max = changes.floors_max
         with self._transaction():
             if changes.evicted:
-                self._run_in_groups(_DELETE_PACKETS, [(key,) for key in changes.evicted])
-                self._add_floors(changes.evicted, now_us)
+                floors = [records.floor_row(key, *floor) for key, floor in changes.evicted.items()]
+                self._run_in_groups(_DELETE_PACKETS, [floor[:2] for floor in floors])
+                self._add_floors(floors, now_us)
             kept = self._newer_than(changes.records) if changes.unsure else {}
             rows = [
                 records.row(*entry) for entry in changes.records.items() if entry[0] not in kept
@@ -199,17 +201,15 @@ class PacketCache(Connected):
         )
         return dict(entry for entry in stored if entry and records.newer(entry[1], ours[entry[0]]))
 
-    def _add_floors(self, evicted: Mapping[bytes, Floor], now_us: int) -> None:
+    def _add_floors(self, rows: Sequence[tuple[bytes, bytes, int, int]], now_us: int) -> None:
         if self._floor_count is None:
             (self._floor_count,) = self._connection.execute(
                 "SELECT count(*) FROM floors"
             ).fetchone()
         # Deleted and inserted again, not updated: the new id puts it last in the order.
-        replaced = self._run_in_groups(_DELETE_FLOORS, [(key,) for key in evicted])
-        self._run_in_groups(
-            _INSERT_FLOORS, [records.floor_row(key, *floor) for key, floor in evicted.items()]
-        )
-        count = self._floor_count + len(evicted) - replaced
+        replaced = self._run_in_groups(_DELETE_FLOORS, [row[:1] for row in rows])
+        self._run_in_groups(_INSERT_FLOORS, rows)
+        count = self._floor_count + len(rows) - replaced
         excess = min(max(count - self._floors_max, 0), _FLOORS_DROPPED_MAX)
         dropped = self._connection.execute(
             _DROP_OLD_FLOORS,
@@ -243,7 +243,11 @@ _UPSERT_PACKETS: Final = (
     "payload = excluded.payload, checksum = excluded.checksum"
 )
 _SELECT_PACKET: Final = " ".join(("SELECT", records.ROW_AS_HEX, "FROM packets WHERE key = ?"))
-_DELETE_PACKETS: Final = "DELETE FROM packets WHERE key IN (VALUES ROWS)"
+_DELETE_PACKETS: Final = (
+    "DELETE FROM packets WHERE id IN (SELECT id FROM (VALUES ROWS) AS evicted CROSS JOIN packets "
+    "ON key = evicted.column1 WHERE (substr(payload, 65, 8) > evicted.column2) IS NOT TRUE)"
+)
+"""Keys and timestamps, which are compared as bytes; a spoiled row without one goes as well."""
 _DELETE_FLOORS: Final = "DELETE FROM floors WHERE key IN (VALUES ROWS)"
 _INSERT_FLOORS: Final = "INSERT INTO floors (key, timestamp, evicted_us, checksum) VALUES ROWS"
 _INSERT_NODES: Final = "INSERT INTO nodes (position, node_id, ip, port, checksum) VALUES ROWS"

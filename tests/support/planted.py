@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from relay.cli import main
-from relay.store.floors import FloorTable
+from relay.store import records
 from relay.store.packets import Changes, PacketCache
 from relay.store.worker import PacketStore
 
@@ -45,12 +45,12 @@ def commit_nothing() -> None:
 
 def forget_floors() -> None:
     """Evict without a trace."""
-    to_save = FloorTable.to_save
+    add_floors = PacketCache._add_floors
 
-    def nothing(self: FloorTable, count: int) -> dict[bytes, Any]:
-        return {key: floor._replace(timestamp_us=0) for key, floor in to_save(self, count).items()}
+    def nothing(self: PacketCache, rows: Any, now_us: int) -> None:
+        add_floors(self, [records.floor_row(key, 0, now_us) for key, *_ in rows], now_us)
 
-    FloorTable.to_save = nothing  # type: ignore[method-assign]
+    PacketCache._add_floors = nothing  # type: ignore[method-assign]
 
 
 DEFECTS: Final[dict[str, Callable[[], None]]] = {

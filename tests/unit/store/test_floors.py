@@ -63,11 +63,25 @@ def test_few_floors_may_be_known_while_many_evictions_wait():
     floors = FloorTable(1, 10)
     assert floors.add(b"a", Floor(1, 0), save=True)
     assert floors.add(b"b", Floor(2, 0), save=True)
-    assert floors.get(b"a", 0) is None
+    assert len(floors) == 1
+    assert floors.get(b"a", 0) == 1, "its row may still be on the disk"
     assert floors.to_save(10) == {b"a": Floor(1, 0), b"b": Floor(2, 0)}
     floors.never_save()
     assert floors.unsaved == 0
+    assert floors.get(b"a", 0) is None
     assert floors.get(b"b", 0) == 2
+
+
+def test_what_came_back_before_its_eviction_was_saved_is_not_evicted():
+    floors = FloorTable(10, 10)
+    floors.add(b"a", Floor(1, 0), save=True)
+    floors.add(b"b", Floor(2, 0), save=True)
+    batch = floors.to_save(10)
+    floors.take_back(b"a")
+    assert floors.to_save(10) == {b"b": Floor(2, 0)}
+    assert floors.get(b"a", 0) == 1
+    floors.saved(batch.items())
+    assert floors.unsaved == 0
 
 
 def test_without_a_disk_nothing_waits_for_it():

@@ -167,6 +167,38 @@ def test_what_was_evicted_does_not_come_back_from_the_disk(packet):
     assert world.memory.floors.unsaved == 1
 
 
+def merged(memory: Memory, packet) -> None:
+    memory.merge(packet(1, 6))
+
+
+def read(memory: Memory, packet) -> None:
+    memory.adopt(Found(packets=disk(packet(1, 6))))
+
+
+def loaded(memory: Memory, packet) -> None:
+    memory.take_over(piece(disk(packet(1, 6))), may_evict=True)
+
+
+@pytest.mark.parametrize("comes", [merged, read, loaded])
+@pytest.mark.parametrize("floors_known", [True, False])
+def test_an_eviction_that_waits_for_the_disk_ends_when_its_key_has_a_packet_again(
+    packet, comes, floors_known
+):
+    """Saved later it would take the new packet's row from the disk."""
+    world = World(1 if floors_known else 0)
+    world.memory.merge(packet(1, 5))
+    world.memory.merge(packet(2, 5))
+    world.memory.evict(64)
+    world.memory.resize(10)
+    assert key(1) in world.memory.floors.to_save(9)
+    assert bool(world.memory.floors) == floors_known
+    comes(world.memory, packet)
+    assert world.memory.get(packet(1).packet.public_key) == packet(1, 6)
+    assert key(1) not in world.memory.floors.to_save(9)
+    world.memory.purge(key(1))
+    assert world.memory.floors.to_save(9)[key(1)] == Floor(6, NOW_US), "its own eviction does wait"
+
+
 def test_a_floor_from_the_disk_is_kept(packet):
     world = World(10)
     world.memory.adopt(Found(floors={key(1): Floor(5, NOW_US)}))

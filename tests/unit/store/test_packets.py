@@ -87,6 +87,20 @@ def test_what_was_evicted_and_came_back_is_there(cache, reader, record):
     assert reader.read([key(1)]).packets == {key(1): record(1, 8)}
 
 
+@pytest.mark.parametrize("count", [1, 100])
+def test_an_eviction_leaves_rows_that_are_newer_than_what_was_evicted(cache, reader, record, count):
+    numbers = range(count)
+    times = {n: (253 + n % 3) << 56 | n + 1 for n in numbers}  # beyond SQLite's integers
+    group = {key(number): record(number, times[number]) for number in numbers}
+    cache.commit(Changes(records=group), NOW_US)
+    older = {key(number): Floor(times[number] - 1, NOW_US) for number in numbers}
+    cache.commit(Changes(evicted=older), NOW_US)
+    assert loaded(reader)[1] == group
+    same = {key(number): Floor(times[number], NOW_US) for number in numbers}
+    cache.commit(Changes(evicted=same), NOW_US)
+    assert loaded(reader)[1] == {}
+
+
 def test_the_oldest_floors_go_when_there_are_too_many(cache, reader):
     def evict(*numbers: int) -> None:
         floors = {key(number): Floor(1, NOW_US) for number in numbers}

@@ -307,6 +307,30 @@ async def test_a_smaller_capacity_evicts_bit_by_bit_while_it_runs(tmp_path, pack
         assert store.stats().packets == 10
 
 
+async def test_a_packet_published_after_its_key_was_evicted_outlives_that_eviction(
+    tmp_path, packet
+):
+    """More evictions wait than a commit takes, and the packet is written before them."""
+    async with running(tmp_path, capacity=5000) as store:
+        await loaded(store)
+        for number in range(5000):
+            store.put_soon(packet(number))
+        await until(lambda: store.stats().pending == 0)
+        store.resize(1000)
+        while store._memory.floors.unsaved < 1500:
+            await trio.lowlevel.checkpoint()
+        late = [int.from_bytes(octets, "big") for octets in store._memory.floors.to_save(9999)]
+        late = late[-30:]
+        async with trio.open_nursery() as nursery:
+            for number in late:
+                nursery.start_soon(store.put_if_newer, packet(number, 2))
+        assert store._memory.floors.unsaved > 0
+        await until(lambda: store._memory.floors.unsaved == 0)
+    async with running(tmp_path, capacity=1000) as store:
+        for number in late:
+            assert await store.get(key(number)) == packet(number, 2)
+
+
 async def test_a_larger_capacity_takes_more_while_it_runs(tmp_path, packet):
     async with running(tmp_path, capacity=5) as store:
         await loaded(store)
