@@ -2,15 +2,18 @@
 
 Somebody who waits for an acknowledgement waits for a group. Groups take all records that are
 waited for and fill up with others, so a long backlog, after the disk was full for a while,
-does not hold up those who wait.
+does not hold up those who wait. A record that is evicted while it is waited for leaves its floor
+in its place: the group has one or the other.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 import trio
 
+from relay.store.floors import Floor
 from relay.store.table import PacketTable
 
 GROUP_RECORDS_MAX: Final = 512
@@ -19,9 +22,10 @@ GROUP_RECORDS_MAX: Final = 512
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """Records that are written together. `done`: they are on the disk, or writing has failed."""
+    """What is written together. `done`: it is on the disk, or writing has failed."""
 
     records: dict[bytes, bytes]
+    evicted: dict[bytes, Floor]
     done: trio.Event
 
 
@@ -31,6 +35,7 @@ class Backlog:
     def __init__(self, table: PacketTable) -> None:
         self._table = table
         self._awaited: dict[bytes, bytes] = {}
+        self._awaited_evicted: dict[bytes, Floor] = {}
         self._awaited_done = trio.Event()
         self._others: dict[bytes, bytes] = {}
         self._writing: Group | None = None
@@ -47,15 +52,34 @@ class Backlog:
 
     def add(self, key: bytes, record: bytes) -> None:
         """Note a record that the disk does not have."""
-        (self._awaited if key in self._awaited else self._others)[key] = record
+        evicted = self._awaited_evicted.pop(key, None)
+        is_awaited = evicted is not None or key in self._awaited
+        (self._awaited if is_awaited else self._others)[key] = record
 
     def drop(self, key: bytes) -> None:
-        """Forget a record that the table no longer holds. Who waits for it goes on waiting."""
+        """Forget a record that the disk has, or a newer one."""
         self._awaited.pop(key, None)
+        self._awaited_evicted.pop(key, None)
         self._others.pop(key, None)
 
-    def written(self, key: bytes) -> trio.Event | None:
-        """Return what to wait for until the record of `key` is on the disk; None: it is."""
+    def evict(self, key: bytes, floor: Floor) -> None:
+        """Forget a record that the table no longer holds; who waits for it waits for its floor."""
+        if self._awaited.pop(key, None) is not None or key in self._awaited_evicted:
+            self._awaited_evicted[key] = floor
+        self._others.pop(key, None)
+
+    def written(self, key: bytes, evicted: Floor | None = None) -> trio.Event | None:
+        """Return what to wait for until the disk has what is known of `key`; None: it has.
+
+        Args:
+            key: the key.
+            evicted: the floor that takes the record's place, if that is not on the disk yet.
+        """
+        if evicted is not None:
+            if self._writing is not None and self._writing.evicted.get(key) is evicted:
+                return self._writing.done
+            self._awaited_evicted[key] = evicted
+            return self._awaited_done
         if key in self._others:
             self._awaited[key] = self._others.pop(key)
         if key in self._awaited:
@@ -64,13 +88,18 @@ class Backlog:
             return self._writing.done
         return None
 
-    def take(self) -> Group:
-        """Start writing a group. It ends with `finish` or `fail`."""
+    def take(self, evicted: Mapping[bytes, Floor]) -> Group:
+        """Start writing a group. It ends with `finish` or `fail`.
+
+        Args:
+            evicted: floors to be written with it, besides those that are waited for.
+        """
         records = self._awaited
         for key in list(islice(self._others, max(GROUP_RECORDS_MAX - len(records), 0))):
             records[key] = self._others.pop(key)
-        self._writing = group = Group(records, self._awaited_done)
-        self._awaited, self._awaited_done = {}, trio.Event()
+        group = Group(records, {**evicted, **self._awaited_evicted}, self._awaited_done)
+        self._writing = group
+        self._awaited, self._awaited_evicted, self._awaited_done = {}, {}, trio.Event()
         return group
 
     def finish(self, group: Group) -> None:
@@ -89,7 +118,7 @@ class Backlog:
     def release(self) -> None:
         """Let all waiters go; the records stay."""
         self._others.update(self._awaited)
-        self._awaited = {}
+        self._awaited, self._awaited_evicted = {}, {}
         self._awaited_done.set()
         self._awaited_done = trio.Event()
 

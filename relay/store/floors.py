@@ -112,9 +112,9 @@ class FloorTable:
             return None
         return floor.timestamp_us
 
-    def is_unsaved(self, key: bytes) -> bool:
-        """Tell whether an eviction of `key` waits for the disk."""
-        return key in self._unsaved
+    def not_saved(self, key: bytes) -> Floor | None:
+        """Return the floor of `key` if its eviction waits for the disk."""
+        return self._unsaved.get(key)
 
     def to_save(self, count: int) -> dict[bytes, Floor]:
         """Return up to `count` evictions that the disk does not know of, oldest first."""

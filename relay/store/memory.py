@@ -9,6 +9,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
+import trio
+
 from relay.errors import NotMostRecentError
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import CLOCK_CORRECTION_US, SeenPacket
@@ -147,6 +149,13 @@ class Memory:
         else:
             self.lost_evictions = True
 
+    def written(self, key: bytes) -> trio.Event | None:
+        """Return what to wait for until the disk has what is known of `key`; None: it has.
+
+        That is its packet or, if it was evicted meanwhile, the floor. One group suffices.
+        """
+        return self.backlog.written(key, self.floors.not_saved(key))
+
     def write_again(self, key: bytes) -> None:
         """Note that the disk does not have the packet of `key` any more."""
         record = self.table.peek(key)
@@ -170,7 +179,6 @@ class Memory:
         """Evict the packet of `key`, whenever it was used last; None: there is none."""
         record = self.table.remove(key)
         if record is not None:
-            self.backlog.drop(key)
             self._note_eviction(key, record)
             self._on_change()
         return record
@@ -193,7 +201,6 @@ class Memory:
     def _evict_next(self) -> None:
         evicted = self.table.evict()
         if evicted is not None:
-            self.backlog.drop(evicted[0])
             self._note_eviction(*evicted)
 
     def _replace(self, key: bytes, record: bytes) -> None:
@@ -213,5 +220,6 @@ class Memory:
     def _note_eviction(self, key: bytes, record: bytes) -> None:
         self.evictions += 1
         floor = Floor(records.timestamp_us(record), self._wall_clock_us())
+        self.backlog.evict(key, floor)
         if not self.floors.add(key, floor, save=self.durable):
             self.lost_evictions = True

@@ -77,10 +77,7 @@ class Upkeep:
         record = self._memory.purge(key.octets)
         if record is None:
             return None
-        while self._memory.floors.is_unsaved(key.octets):
-            self._fail_with_the_disk()
-            await self._writer.settled()
-        self._fail_with_the_disk()
+        await self._written([key.octets])
         return records.decode(key, record)
 
     def _merge(self, seen: SeenPacket) -> Outcome:
@@ -94,7 +91,7 @@ class Upkeep:
 
     async def _written(self, keys: Iterable[bytes]) -> None:
         for key in keys:
-            while (written := self._memory.backlog.written(key)) is not None:
+            while (written := self._memory.written(key)) is not None:
                 self._fail_with_the_disk()
                 await written.wait()
         self._fail_with_the_disk()

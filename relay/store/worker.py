@@ -176,7 +176,7 @@ class PacketStore:
         return seen
 
     async def put_if_newer(self, seen: SeenPacket) -> SeenPacket:
-        """Apply the cache update rule and wait until the disk has the winner.
+        """Apply the cache update rule and wait until the disk has the winner, or its floor.
 
         While the disk fails it returns without it, and the winner is written later.
 
@@ -193,7 +193,7 @@ class PacketStore:
             await self._loader.read(key)
         winner = self._memory.merge(seen)
         if self._writer is not None and self._writer.fault is None:
-            written = self._memory.backlog.written(key)
+            written = self._memory.written(key)
             if written is not None:
                 await written.wait()
         return winner

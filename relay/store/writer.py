@@ -43,7 +43,7 @@ RECENCY_INTERVAL_S: Final = 600.0
 _KEYS_AT_ONCE: Final = 1024
 """Keys taken from the table before others get their turn: about 0.1 ms."""
 _EVICTED_IN_GROUP: Final = 256
-"""Rows deleted by one commit: about 10 ms."""
+"""Rows deleted by one commit: about 10 ms. More only if more are waited for."""
 
 
 class Writer:
@@ -82,7 +82,6 @@ class Writer:
         # order of use is not known.
         self._loaded = False
         self._shrinking = False
-        self._settled = trio.Event()
         self._look_due = float("-inf")
         self._rewrite = False  # the next file that is opened may be another one
         self._refused: object = None  # what stood in the file's place when it was of no use
@@ -99,10 +98,6 @@ class Writer:
     def slow(self) -> str | None:
         """What is wrong, if the disk does not answer."""
         return self._disk.slow
-
-    async def settled(self) -> None:
-        """Wait until the next group is on the disk, or writing fails."""
-        await self._settled.wait()
 
     @property
     def file_is_lost(self) -> bool:
@@ -301,10 +296,10 @@ class Writer:
 
     async def _write_group(self, cache: PacketCache) -> None:
         memory = self._memory
-        group = memory.backlog.take()
+        group = memory.backlog.take(memory.floors.to_save(_EVICTED_IN_GROUP))
         changes = Changes(
             records=group.records,
-            evicted=memory.floors.to_save(_EVICTED_IN_GROUP),
+            evicted=group.evicted,
             nodes=self._nodes,
             floors_max=FLOORS_PER_PACKET * memory.table.capacity,
             unsure=not self._loaded or memory.lost_evictions,
@@ -325,7 +320,6 @@ class Writer:
         self.commits_s.observe(trio.current_time() - began)
         self.groups.observe(len(group.records))
         self._note_healed()
-        self._settle()
         for tell in self.on_commit:
             tell()
 
@@ -383,7 +377,6 @@ class Writer:
         """Say what is wrong, and let everybody go who waits for the disk."""
         news = self.fault is None or self.fault.heals != fault.heals
         self.fault = fault
-        self._settle()
         self._recency.clear()
         self._recency_changes = None
         if fault.heals:
@@ -396,10 +389,6 @@ class Writer:
         if str(fault) != self._told:
             self._told = str(fault)
             _log.error("%s; going on from memory: packets are lost when the relay ends", fault)
-
-    def _settle(self) -> None:
-        self._settled.set()
-        self._settled = trio.Event()
 
     def _note_healed(self) -> None:
         if self.fault is not None:

@@ -2,8 +2,8 @@
 
 What the relay does to its store, step by step and without threads: merge packets, evict, commit
 a group or fail to, read single keys, load piece by piece, crash, or start again with another
-capacity. Whatever the order, a committed packet is there after a crash or lies below a floor,
-and no key ever goes back to an older packet.
+capacity. Whatever the order, a packet that was committed, or that somebody waited for, is
+there after a crash or lies below a floor, and no key ever goes back to an older packet.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -34,13 +35,17 @@ def key(number: int) -> PublicKey:
 
 
 class CrashMachine(RuleBasedStateMachine):
-    """`durable` is the newest timestamp of each key that a commit has confirmed."""
+    """`durable` is the newest timestamp of each key that a commit has confirmed.
+
+    `waiting` are packets, by key and timestamp, and what those who published them wait for.
+    """
 
     @initialize(capacity=st.integers(2, 4))
     def start(self, capacity: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pkarr-crash-"))
         self.durable: dict[int, int] = {}
         self.served: dict[int, int] = {}
+        self.waiting: list[tuple[int, int, trio.Event]] = []
         self.boot(capacity)
 
     def boot(self, capacity: int) -> None:
@@ -72,6 +77,23 @@ class CrashMachine(RuleBasedStateMachine):
         assert winner.packet.timestamp_us >= timestamp_us
         self.serve(number, winner)
 
+    @rule(
+        some=st.lists(numbers, min_size=1, unique=True),
+        evicted=st.integers(0, 3),
+        commits=st.integers(0, 2),
+    )
+    def publish(self, some: list[int], evicted: int, commits: int) -> None:
+        """Newer packets of some keys, which make others go, or each other."""
+        for number in some:
+            timestamp_us = self.served.get(number, 0) + 1
+            self.merge(number, timestamp_us)
+            done = self.memory.written(key(number).octets)
+            assert done is not None
+            self.waiting.append((number, timestamp_us, done))
+        self.memory.evict(evicted)
+        for _ in range(commits):
+            self.commit_group()
+
     @rule(number=numbers)
     def get(self, number: int) -> None:
         self.read_through(number)
@@ -90,17 +112,30 @@ class CrashMachine(RuleBasedStateMachine):
 
     @rule(fails=st.booleans())
     def commit(self, fails: bool) -> None:
-        group = self.memory.backlog.take()
         if fails:
-            self.memory.backlog.fail(group)
-            return
-        changes = Changes(group.records, self.memory.floors.to_save(2), unsure=bool(self.pieces))
+            self.memory.backlog.fail(self.memory.backlog.take(self.memory.floors.to_save(1)))
+            self.waiting.clear()
+        else:
+            self.commit_group()
+
+    def commit_group(self) -> None:
+        group = self.memory.backlog.take(self.memory.floors.to_save(1))
+        changes = Changes(group.records, group.evicted, unsure=bool(self.pieces))
         kept = self.cache.commit(changes, NOW_US)
         assert kept == {}, "memory had read what the disk has"
         self.memory.floors.saved(changes.evicted.items())
         self.memory.backlog.finish(group)
         for octets, record in group.records.items():
-            self.durable[octets[-1]] = int.from_bytes(record[72:80], "big")
+            self.note_durable(octets[-1], int.from_bytes(record[72:80], "big"))
+        for octets, floor in group.evicted.items():
+            self.note_durable(octets[-1], floor.timestamp_us)
+        for number, timestamp_us, done in self.waiting:
+            assert done.is_set()
+            self.note_durable(number, timestamp_us)
+        self.waiting.clear()
+
+    def note_durable(self, number: int, timestamp_us: int) -> None:
+        self.durable[number] = max(self.durable.get(number, 0), timestamp_us)
 
     @precondition(lambda self: self.pieces is not None)
     @rule()
@@ -128,6 +163,7 @@ class CrashMachine(RuleBasedStateMachine):
         self.reader.close()
         # What nobody was acknowledged may be gone.
         self.served = dict(self.durable)
+        self.waiting.clear()
         self.boot(capacity)
 
     @invariant()

@@ -45,14 +45,14 @@ def test_the_winner_is_kept_and_noted(packet):
     assert world.memory.merge(new) == new
     assert world.memory.merge(old) == new
     assert world.memory.get(new.packet.public_key) == new
-    assert world.memory.backlog.take().records == disk(new)
+    assert world.memory.backlog.take({}).records == disk(new)
     assert world.changes == 1
 
 
 def test_seen_again_later_is_noted_and_the_same_is_not(packet):
     world = World(10)
     world.memory.merge(packet(1, seen_us=NOW_US))
-    world.memory.backlog.take()
+    world.memory.backlog.take({})
     world.memory.merge(packet(1, seen_us=NOW_US))
     assert world.memory.backlog.waiting == 0
     world.memory.merge(packet(1, seen_us=NOW_US + 1))
@@ -118,6 +118,20 @@ def test_no_packet_goes_that_is_asked_for_all_the_while_however_many_such_there_
     assert len(world.memory.table) == 300
 
 
+def test_an_insertion_that_evicts_its_own_packet_leaves_a_floor_to_wait_for(packet):
+    world = World(0)
+    numbers = range(SLACK_PACKETS + 1)
+    for number in numbers:
+        world.memory.merge(packet(number, 7))
+        done = world.memory.written(key(number))
+        assert done is not None
+    (gone,) = (number for number in numbers if key(number) not in world.memory.table)
+    group = world.memory.backlog.take({})
+    assert group.done is done
+    assert group.evicted == {key(gone): Floor(7, NOW_US)}
+    assert len(group.records) == SLACK_PACKETS
+
+
 def test_a_step_of_eviction_is_short_also_where_all_are_in_use(packet):
     world = World(100)
     packets = [packet(number) for number in range(101)]
@@ -152,7 +166,7 @@ def test_packets_from_the_disk_never_downgrade_memory(packet):
     assert world.memory.get(newer.packet.public_key) == packet(1, 7)
     assert world.memory.get(older.packet.public_key) == packet(2, 5)
     assert {key(3), key(4)} < set(world.memory.table.keys())
-    assert world.memory.backlog.take().records == disk(packet(2, 5)), "the disk has the others"
+    assert world.memory.backlog.take({}).records == disk(packet(2, 5)), "the disk has the others"
 
 
 def test_what_was_evicted_does_not_come_back_from_the_disk(packet):

@@ -87,6 +87,32 @@ async def test_the_acknowledgement_comes_after_the_commit(tmp_path, packet, monk
     assert len(committed) < 20, "many share one fsync"
 
 
+@pytest.mark.parametrize("capacity", [30, 1000])
+async def test_of_more_packets_than_there_is_room_for_each_is_on_the_disk_or_its_floor(
+    tmp_path, packet, monkeypatch, capacity
+):
+    committed: set[bytes] = set()
+    commit = PacketCache.commit
+
+    def recorded(self, changes, now_us):
+        kept = commit(self, changes, now_us)
+        committed.update(changes.records, changes.evicted)
+        return kept
+
+    monkeypatch.setattr(PacketCache, "commit", recorded)
+    async with running(tmp_path, capacity) as store, trio.open_nursery() as nursery:
+        await loaded(store)
+
+        async def put(number: int) -> None:
+            await store.put_if_newer(packet(number))
+            assert key(number).octets in committed
+
+        for number in range(3000):
+            nursery.start_soon(put, number)
+    assert store.stats().evictions == 3000 - capacity
+    assert store.stats().commits < 60, "many share one fsync"
+
+
 async def test_commits_and_looks_at_the_files_intern_no_string(tmp_path, packet, monkeypatch):
     """A path made for each would: each that is forgotten leaves a hole in Python's own table.
 
