@@ -330,9 +330,10 @@ class DhtDriver:
         """Read, show the node a limited number of datagrams, let it act."""
         seen = self._drain()
         inbox = self._inbox
-        if seen.answered and not inbox and not self._outbox:
-            return seen  # the lane did it all; deadlines are the keeper's
-        end = trio.current_time() + TURN_S
+        now = trio.current_time()
+        if seen.answered and not inbox and not self._outbox and now < self.node.next_deadline():
+            return seen  # the lane did it all
+        end = now + TURN_S
         for _ in range(TURN_DATAGRAMS_MAX // BATCH_DATAGRAMS):
             if not inbox:
                 break

@@ -179,6 +179,25 @@ async def test_a_silent_network_is_an_error_in_time(nursery):
             await PkarrDht(driver, 0.2).resolve(PUBLISHERS[0].public_key)
 
 
+async def test_queries_without_end_hold_up_no_deadline(nursery, monkeypatch):
+    """The lane may have something to answer each time that anybody looks."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        driver = open_driver(
+            port=0,
+            bind_address="127.0.0.1",
+            bootstrap=[silent.getsockname()],
+            request_timeout_s=0.2,
+        )
+        await nursery.start(driver.run)
+        drain = driver._drain
+        monkeypatch.setattr(driver, "_drain", lambda: drain()._replace(answered=1))
+        ended = trio.Event()
+        driver.start_get(bytes(32), on_item=lambda _: None, on_finished=lambda _: ended.set())
+        with trio.fail_after(20):
+            await ended.wait()
+
+
 async def test_lookups_wait_for_the_first_answer(testnet, nursery):
     """The very first call of a node that is only just starting finds the packet."""
     packet = packet_of(PUBLISHERS[0])
