@@ -33,6 +33,8 @@ K: Final = 20
 SPACE: Final = 1 << 160
 CROWD_DISTANCE_MAX: Final = SPACE // 4
 """Where the tenth of 40 nodes is expected; in a smaller network everybody is asked anyway."""
+SIZE_MAX: Final = 1 << 32
+"""Nodes in a network, at most: as many as there are addresses (IPv4)."""
 LOOKUPS_REMEMBERED_MAX: Final = 1000
 NODES_REMEMBERED_MAX: Final = 40_000
 """Nodes in their store sets, twice as many as usual: a hostile network fills sets of 256."""
@@ -83,6 +85,14 @@ def size_estimate(target: bytes, ids: Iterable[bytes]) -> float:
         squares += count * count
         weighted += count * (int.from_bytes(node_id, "big") ^ centre)
     return squares * SPACE / weighted if weighted else 0.0
+
+
+def _summable(size: float) -> float:
+    """Return a size whose sum with others is exact, so that it can be taken out of it again.
+
+    One crowd around one key makes an estimate of 10^45, beside which all others would be lost.
+    """
+    return float(min(round(size), SIZE_MAX))
 
 
 @lru_cache(maxsize=4096)
@@ -180,8 +190,8 @@ class LookupHistory:
         entry = _Remembered(
             nodes,
             now,
-            size,
-            size if answered == heard_of else size_estimate(target, answered),
+            _summable(size),
+            _summable(size if answered == heard_of else size_estimate(target, answered)),
             len({subnet(node.address[0]) for node in candidates[:K]}),
         )
         self._lookups[target] = entry

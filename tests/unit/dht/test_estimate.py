@@ -8,6 +8,7 @@ from relay.dht.estimate import (
     CROWD_DISTANCE_MAX,
     LOOKUPS_REMEMBERED_MAX,
     REUSE_S,
+    SIZE_MAX,
     SPACE,
     LookupHistory,
     StoreNode,
@@ -136,6 +137,18 @@ def test_the_average_size_forgets_with_the_look_ups() -> None:
     assert size == pytest.approx(100, rel=0.01)
     assert 0 < deviation < 0.01
     assert history.store_set((5).to_bytes(20, "big"), 0.0) == ()
+
+
+def test_one_crowded_key_spoils_no_average_for_good() -> None:
+    """Names right next to a key, alive or not, make a size of 10^45 there."""
+    history = LookupHistory()
+    crowd = [StoreNode(bytes(19) + bytes([i]), ("10.0.0.1", 6881), b"t") for i in range(1, 21)]
+    nodes = [at_distance(0.01 * i) for i in range(1, 21)]
+    history.remember(TARGET, infos(crowd), crowd, 0.0)
+    assert history.size[0] == SIZE_MAX
+    for number in range(1, LOOKUPS_REMEMBERED_MAX + 1):
+        history.remember(number.to_bytes(20, "big"), infos(nodes), nodes, 0.0)
+    assert history.size[0] == pytest.approx(100, rel=0.01)
 
 
 def test_large_store_sets_leave_fewer_look_ups_remembered() -> None:
