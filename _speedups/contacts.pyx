@@ -268,6 +268,18 @@ cdef class Row(Progress):
         """Return the first `K` contacts of the row, whatever their state."""
         return self._row[:_K]
 
+    def reached(self):
+        """Return the contacts as far as the `K`-th that responded; all, if fewer did."""
+        cdef Contact contact
+        cdef Py_ssize_t at
+        cdef Py_ssize_t responded = 0
+        for at in range(PyList_GET_SIZE(self._row)):
+            contact = self._contact(at)
+            responded += contact._state == _RESPONDED
+            if responded == _K:
+                return self._row[:at + 1]
+        return self._row[:]
+
     def responders(self):
         """Return the contacts that responded, in order."""
         cdef list found = []

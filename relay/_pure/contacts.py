@@ -372,6 +372,15 @@ class Row(Progress):
         """Return the first `K` contacts of the row, whatever their state; all have identifiers."""
         return self._row[:K]
 
+    def reached(self) -> list[Contact]:
+        """Return the contacts as far as the `K`-th that responded; all, if fewer did."""
+        responded = 0
+        for count, contact in enumerate(self._row, start=1):
+            responded += contact._state is _RESPONDED
+            if responded == K:
+                return self._row[:count]
+        return self._row[:]
+
     def responders(self) -> list[Contact]:
         """Return the contacts that responded, in order; all have identifiers."""
         return [contact for contact in self._row if contact._state is _RESPONDED]

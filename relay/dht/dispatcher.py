@@ -282,15 +282,16 @@ class Dispatcher:
     def _ask(self, operation: Operation, contact: Contact, now: float) -> None:
         """Send the first query to a contact, now or when its address allows it."""
         address = contact.address
+        suspect = self._silences.suspect(address, now)
         wait_s = self._pacer.reserve(address[0], PACING_WAIT_MAX_S, now)
         if wait_s > PACING_WAIT_MAX_S:
             self._counters.dropped_pacing += 1
-            operation.on_busy(contact)
+            operation.on_busy(contact, suspect=suspect)
             if not operation.responded and operation.settled():
                 self._on_starving(operation)
             self._settle(operation, now)
             return
-        operation.on_sent(contact, suspect=self._silences.suspect(address, now))
+        operation.on_sent(contact, suspect=suspect)
         if not wait_s:
             self._send(operation, contact, now)
             return
@@ -304,7 +305,7 @@ class Dispatcher:
         if operation.done:
             return
         if self._transactions.full or not self._has_place(contact, latest, now):
-            operation.on_busy(contact)
+            operation.on_busy(contact, suspect=self._silences.suspect(contact.address, now))
             self.advance(operation, now)
         else:
             self._send(operation, contact, now)

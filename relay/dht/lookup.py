@@ -138,10 +138,11 @@ class Lookup(Row, Operation):
         if found is not None and self.on_found is not None:
             self.on_found(self, found)
 
-    def on_busy(self, contact: Contact) -> None:
-        """See `Operation`."""
-        self._busy.add(contact)
-        super().on_busy(contact)
+    def on_busy(self, contact: Contact, *, suspect: bool) -> None:
+        """See `Operation`. Nothing is missed of one that is silent as well."""
+        if not suspect:
+            self._busy.add(contact)
+        super().on_busy(contact, suspect=suspect)
 
     def on_refusal(self, contact: Contact, error: Refusal | None) -> None:
         """`contact` answered with an error, or (None) with something that is no use."""
@@ -182,6 +183,14 @@ class Lookup(Row, Operation):
         head = self.head()
         answered = sum(contact.state is State.RESPONDED for contact in head)
         return sum(contact in self._busy for contact in head) > answered
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether it ended, by time or number of queries, before it had asked whom it was to ask.
+
+        Then somebody nearer than the `K`-th that answered was not asked.
+        """
+        return any(contact.state is State.NEW for contact in self.reached())
 
     def candidates(self) -> list[NodeInfo]:
         """Return the first `K` nodes that were heard of, alive or not, closest first."""

@@ -28,8 +28,13 @@ class Operation(Progress, ABC):
     spares_from: ClassVar[float] = inf
     """While it waits for so many, it does not ask nodes that have been asked much lately."""
 
-    def on_busy(self, contact: Contact) -> None:
-        """`contact` may not be asked now: too much has gone to its address."""
+    def on_busy(self, contact: Contact, *, suspect: bool) -> None:
+        """`contact` may not be asked now: too much has gone to its address.
+
+        Args:
+            contact: who.
+            suspect: it did not answer lately.
+        """
         self.on_dead(contact)
 
     @abstractmethod

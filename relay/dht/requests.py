@@ -269,21 +269,24 @@ class Requests:
             for contact in lookup.responders()
             if contact.id is not None
         ]
-        starved = lookup.starved
+        starved, cut_short = lookup.starved, lookup.cut_short
         store_set = (
             ()
             if starved
             else self._history.remember(lookup.target, lookup.candidates(), closest, now)
         )
+        if cut_short:  # what it saw is not what there is
+            self._history.forget(lookup.target)
         for handle, seq in search.handles.items():
             del self._by_handle[handle]
-            self._emit(GetFinished(handle, _outcome(lookup, closest, seq, starved=starved)))
+            outcome = _outcome(lookup, closest, seq, overloaded=starved or cut_short)
+            self._emit(GetFinished(handle, outcome))
         if search.done is not None:
             search.done(lookup, now)
         self._on_lookup(lookup, now)
         for put in search.puts:
             if starved:  # nobody would look for it where it could be stored now
-                self._end_put(put, _OVERLOADED)
+                self._give_up(put)
             else:
                 self._write(put, store_set, now, cached=False)
 
@@ -357,6 +360,9 @@ class Requests:
                 if not running.stalled(now):
                     running.puts.append(put)
                     return
+        if len(self._by_lookup) >= SEARCHES_MAX:
+            self._give_up(put)
+            return
         search = self._open(put.key, put.collector, b"get", b"target", None, None, now)
         search.puts.append(put)
         self._seed(search.lookup, now)
@@ -380,6 +386,12 @@ class Requests:
             self._find_store_set(put, now)
             return
         self._end_put(put, put.outcome(writes))
+
+    def _give_up(self, put: Put) -> None:
+        """End a put for which nothing more can be done now; what its first round stored counts."""
+        stored = len(put.stored_at)
+        failure = None if stored else PutFailure.OVERLOADED
+        self._end_put(put, PutOutcome(stored, len(put.contacted), failure))
 
     def _end_put(self, put: Put, outcome: PutOutcome) -> None:
         del self._puts[put.write.identity]
@@ -410,7 +422,7 @@ class Requests:
 
 
 def _outcome(
-    lookup: Lookup, closest: list[StoreNode], seq: int | None, *, starved: bool
+    lookup: Lookup, closest: list[StoreNode], seq: int | None, *, overloaded: bool
 ) -> GetOutcome:
     best = lookup.collector.best if isinstance(lookup.collector, ItemCollector) else None
     if best is not None and seq is not None and best.seq <= seq:
@@ -421,5 +433,5 @@ def _outcome(
         lookup.responded,
         lookup.usable,
         tuple(NodeInfo(node.id, node.address) for node in closest),
-        overloaded=starved,
+        overloaded=overloaded,
     )

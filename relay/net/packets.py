@@ -239,7 +239,11 @@ class _Search:
             packet = self._packet_of(outcome.best)
             if packet is None:
                 raise InvalidItemError(outcome.best.seq)
-            return packet if self._accept is None else None
+            if self._accept is None:
+                return packet
+            if outcome.overloaded:  # a better one may be where nobody was asked
+                raise NodesBusyError
+            return None
         if outcome.queried == 0:
             raise NoNodesQueriedError
         if outcome.responded == 0:

@@ -88,6 +88,7 @@ class Played:
             row.settled(),
             None if following is None else facts_of(following),
             [facts_of(contact) for contact in row.head()],
+            [facts_of(contact) for contact in row.reached()],
             [facts_of(contact) for contact in row.responders()],
             [facts_of(contact) for contact in self.given],
         )

@@ -373,6 +373,36 @@ def test_whoever_invents_closer_nodes_without_end_is_given_up() -> None:
     assert asked == QUERIES_MAX
 
 
+def test_who_ended_before_nearer_ones_were_asked_cannot_tell() -> None:
+    """By time, or by the number of queries: who was not asked may have what is looked for."""
+    lookup = make_lookup()
+    assert not lookup.cut_short
+    for distance in range(30):
+        lookup.add(node(2 * distance + 1))
+    for contact in ask(lookup):
+        respond(lookup, contact)
+    assert lookup.settled()
+    assert not lookup.cut_short
+    lookup.add(node(50))
+    assert not lookup.cut_short, "farther than the twentieth"
+    lookup.add(node(2))
+    assert lookup.cut_short
+    for contact in ask(lookup):
+        respond(lookup, contact)
+    assert not lookup.cut_short
+
+
+def test_silent_nodes_that_are_busy_hide_nothing() -> None:
+    lookup = make_lookup()
+    for distance in range(1, 6):
+        lookup.add(node(distance))
+    first, *others = ask(lookup)
+    for contact in others:
+        lookup.on_busy(contact, suspect=True)
+    respond(lookup, first)
+    assert not lookup.starved
+
+
 def test_who_passed_over_most_of_the_nearest_cannot_tell() -> None:
     """Busy nodes far from the target, with which each look-up begins, make no difference."""
     lookup = make_lookup()
@@ -382,7 +412,7 @@ def test_who_passed_over_most_of_the_nearest_cannot_tell() -> None:
     assert lookup.starved, "nobody was asked"
     contacts = ask(lookup)
     for contact in contacts[:3]:
-        lookup.on_busy(contact)
+        lookup.on_busy(contact, suspect=False)
     assert contacts[0].state is State.DEAD
     respond(lookup, contacts[3])
     respond(lookup, contacts[4])
@@ -392,9 +422,9 @@ def test_who_passed_over_most_of_the_nearest_cannot_tell() -> None:
     respond(lookup, last)
     assert not lookup.starved
     for distance in range(100, 130):
-        lookup.add(node(distance << 100))
+        lookup.add(node(distance << 100, f"10.1.0.{distance}"))
     for contact in ask(lookup):
-        lookup.on_busy(contact)
+        lookup.on_busy(contact, suspect=False)
     assert lookup.starved
     for distance in range(10, 40):
         lookup.add(node(distance))

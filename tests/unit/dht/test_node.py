@@ -22,7 +22,7 @@ from relay.dht.events import (
     TablePoor,
     ValueReceived,
 )
-from relay.dht.items import immutable_target
+from relay.dht.items import MutableItem, immutable_target
 from relay.dht.krpc import ErrorReply, Query, Response, Value
 from relay.dht.maintenance import REFRESH_INTERVAL_S, SWEEP_INTERVAL_S
 from relay.dht.node import GREETINGS_MAX, DhtNode
@@ -394,6 +394,45 @@ def test_where_most_of_the_nearest_are_busy_nothing_is_told_and_nothing_stored()
     assert (outcome.best, outcome.overloaded) == (None, False)
     assert net.put(ours, newer).failure is None
     assert net.get(ours, newer.public_key).best == newer
+
+
+def forgetful_store_set(item: MutableItem) -> tuple[SimNetwork, DhtNode, Address]:
+    """Return a network most of whose nodes refuse the tokens that a node of it has for an item."""
+    net = SimNetwork(3, public=True)
+    addresses = net.grow(30)
+    ours, node = net.add_node(addresses[:3])
+    net.advance(30.0)
+    assert net.put(ours, item).failure is None
+    net.advance(20.0)
+    store_set = node._history.store_set(item.target, net.now)
+    for one in store_set[: len(store_set) * 6 // 10]:
+        net.node(one.address)._responder._tokens.key = bytes(16)
+    return net, node, ours
+
+
+def test_what_a_first_round_has_stored_counts_though_the_second_cannot_look_anybody_up() -> None:
+    """Be it for busy nodes or for too many look-ups: it is there."""
+    newer = make_item(1, 2)
+    for busy in (True, False):
+        net, node, ours = forgetful_store_set(make_item(1))
+        handle = node.start_put(newer, now=net.now)
+        net.flush(ours)
+        if busy:
+            for ip, _ in net.machines:
+                while node._budgets.reserve(ip, PACING_WAIT_MAX_S, net.now) <= PACING_WAIT_MAX_S:
+                    pass
+        else:
+            for number in range(SEARCHES_MAX):
+                node.start_get(number.to_bytes(32, "big"), now=net.now)
+        net.advance(15.0)
+        outcome = net.inboxes[ours].puts[handle]
+        held = sum(
+            net.node(address)._responder._items.mutable(newer.target) == newer
+            for address in net.machines
+            if address != ours
+        )
+        assert (outcome.stored, outcome.failure) == (held, None)
+        assert 5 < held < 20
 
 
 def test_look_ups_at_once_begin_with_other_nodes_when_the_nearest_are_busy() -> None:

@@ -145,6 +145,14 @@ async def test_nothing_acceptable_is_nothing(driver, dht, nursery):
     assert call.answers == [None]
 
 
+async def test_nothing_acceptable_where_most_were_not_asked_is_no_answer(driver, dht, nursery):
+    call = await start(nursery, dht, accept=lambda packet: False)
+    driver.on_item(item_of(OLD))
+    driver.on_finished(GetOutcome(item_of(OLD), 20, 20, 20, overloaded=True))
+    await wait_all_tasks_blocked()
+    assert [type(answer) for answer in call.answers] == [NodesBusyError]
+
+
 async def test_the_best_item_at_the_end_may_be_accepted(driver, dht, nursery):
     """Same seq, larger value: no event of its own, but the outcome has it."""
     call = await start(nursery, dht, accept=lambda packet: packet == NEW)
