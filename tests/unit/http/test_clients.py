@@ -1,12 +1,12 @@
 """Whose budget a request draws on, for each way of standing behind proxies."""
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.http.clients import Client, ClientRules
+from relay.http.clients import Client, ClientRules, _address
 
 PLAIN = ClientRules()
 CLAIMED = ClientRules(behind_proxy=True)
@@ -133,3 +133,11 @@ def test_connections_of_proxies_and_exempt_addresses_are_not_counted() -> None:
 )
 def test_any_header_is_survived(name: bytes, value: bytes, rules: ClientRules) -> None:
     assert isinstance(rules.client_of("10.0.0.1", [(name, value)]), Client)
+
+
+def test_no_more_addresses_than_a_thousand_are_kept() -> None:
+    """Their texts are a stranger's choice where forwarded headers are believed."""
+    for number in range(3000):
+        key(CLAIMED, "192.0.2.1", x_forwarded_for=str(ip_address(number)))
+    kept = _address.cache_info()
+    assert kept.currsize == kept.maxsize == 1024
