@@ -22,15 +22,15 @@ typedef struct {
     bool round;        /* every place has been used */
 } pt_ghosts;
 
-static inline bool pt_ghosts_init(pt_ghosts *ghosts, uint64_t room)
+static inline bool pt_ghosts_init(pt_ghosts *ghosts, uint32_t room)
 {
     uint32_t buckets = 1;
-    ghosts->room = room < PT_GHOSTS_MAX ? (uint32_t)room : PT_GHOSTS_MAX;
-    while (buckets < ghosts->room)
+    ghosts->room = room;
+    while (buckets < room)
         buckets *= 2;
     ghosts->mask = buckets - 1;
-    ghosts->hashes = calloc(ghosts->room + 1, sizeof *ghosts->hashes);
-    ghosts->chains = calloc(ghosts->room + 1, sizeof *ghosts->chains);
+    ghosts->hashes = calloc((size_t)room + 1, sizeof *ghosts->hashes);
+    ghosts->chains = calloc((size_t)room + 1, sizeof *ghosts->chains);
     ghosts->buckets = calloc(buckets, sizeof *ghosts->buckets);
     return ghosts->hashes != NULL && ghosts->chains != NULL && ghosts->buckets != NULL;
 }

@@ -98,8 +98,9 @@ static inline pt_outcome pt_expect(pt_table *table, const uint8_t *key);
 static inline pt_outcome pt_load(pt_table *table, const uint8_t *key, const uint8_t *record,
                                  size_t bytes);
 static inline void pt_forget_expected(pt_table *table);
-/* Another capacity. Nothing is evicted by it; `pt_spread` until it is false. */
-static inline void pt_resize(pt_table *table, uint64_t capacity);
+/* Another capacity. Nothing is evicted by it; `pt_spread` until it is false. Who was evicted is
+ * forgotten; what it was remembered in is returned, to be cleared when the table is not locked. */
+static inline pt_ghosts pt_resize(pt_table *table, uint64_t capacity);
 /* Some steps on the way to as many buckets as the capacity asks for; true: there is more to do. */
 static inline bool pt_spread(pt_table *table);
 /* Passes over used packets that would be the next to go, a few at most; true: the next to go may
@@ -143,6 +144,13 @@ static inline uint32_t pt_new_share(uint64_t capacity)
     return share < 1 ? 1 : share < UINT32_MAX ? (uint32_t)share : UINT32_MAX;
 }
 
+/* As many ghosts as there may be kept ones. */
+static inline uint32_t pt_ghosts_room(uint64_t capacity, uint32_t new_share)
+{
+    uint64_t room = capacity > new_share ? capacity - new_share : 0;
+    return room < PT_GHOSTS_MAX ? (uint32_t)room : PT_GHOSTS_MAX;
+}
+
 static inline pt_table *pt_new(uint64_t capacity, const uint8_t secret[16])
 {
     pt_table *table = calloc(1, sizeof *table);
@@ -156,7 +164,7 @@ static inline pt_table *pt_new(uint64_t capacity, const uint8_t secret[16])
     table->secret[1] = pt_load_64_little(secret + 8);
     table->pages_made = 1;
     table->buckets = calloc(buckets, sizeof *table->buckets);
-    uint64_t ghosts = capacity > table->new_share ? capacity - table->new_share : 0;
+    uint32_t ghosts = pt_ghosts_room(capacity, table->new_share);
     if (!pt_ghosts_init(&table->ghosts, ghosts) || table->buckets == NULL
         || pthread_mutex_init(&table->mutex, NULL) != 0) {
         pt_ghosts_clear(&table->ghosts);
@@ -411,10 +419,19 @@ static inline const pt_block *pt_walk_next(pt_table *table)
 
 #define PT_SPREAD_STEPS 512 /* links set in one go: some microseconds to some tens of them */
 
-static inline void pt_resize(pt_table *table, uint64_t capacity)
+static inline pt_ghosts pt_resize(pt_table *table, uint64_t capacity)
 {
+    pt_ghosts others = {0};
     table->capacity = capacity;
     table->new_share = pt_new_share(capacity);
+    uint32_t room = pt_ghosts_room(capacity, table->new_share);
+    if (room == table->ghosts.room)
+        return others;
+    if (!pt_ghosts_init(&others, room))
+        return others; /* no memory: those there are will do */
+    pt_ghosts old = table->ghosts;
+    table->ghosts = others;
+    return old;
 }
 
 /* Spreads the chain of one bucket; how many links were set. */

@@ -24,6 +24,9 @@ cdef extern from "packet_table.h" nogil:
     ctypedef struct pt_table:
         pass
 
+    ctypedef struct pt_ghosts:
+        pass
+
     ctypedef struct pt_block:
         uint8_t key[32]
         uint16_t record_bytes
@@ -64,7 +67,8 @@ cdef extern from "packet_table.h" nogil:
     pt_outcome pt_expect(pt_table *table, const uint8_t *key)
     pt_outcome pt_load(pt_table *table, const uint8_t *key, const uint8_t *record, size_t size)
     void pt_forget_expected(pt_table *table)
-    void pt_resize(pt_table *table, uint64_t capacity)
+    pt_ghosts pt_resize(pt_table *table, uint64_t capacity)
+    void pt_ghosts_clear(pt_ghosts *ghosts)
     bint pt_spread(pt_table *table)
     void *pt_full_chunk(const pt_table *table, uint32_t number)
     void pt_collapse(void *chunk)

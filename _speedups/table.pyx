@@ -51,6 +51,8 @@ from _speedups.table cimport (
     pt_free,
     pt_full_chunk,
     pt_get,
+    pt_ghosts,
+    pt_ghosts_clear,
     pt_load,
     pt_lock,
     pt_lookup_copy,
@@ -232,9 +234,11 @@ cdef class PacketTable:
 
     def resize(self, uint64_t capacity):
         """Take another capacity; the owner evicts what is too much, and calls `spread`."""
+        cdef pt_ghosts forgotten
         pt_lock(self._table)
-        pt_resize(self._table, capacity)
+        forgotten = pt_resize(self._table, capacity)
         pt_unlock(self._table)
+        pt_ghosts_clear(&forgotten)
         self.capacity = capacity
 
     def spread(self):

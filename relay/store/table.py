@@ -75,8 +75,7 @@ class PurePacketTable:
         self._uses: dict[bytes, int] = {}  # how often each will be spared
         self._used: set[bytes] = set()  # ever, since it is here
         self._ghosts: OrderedDict[bytes, int] = OrderedDict()  # by number of the eviction
-        # As many as there may be kept ones.
-        self._ghosts_max: Final = min(max(capacity - self._new_share, 0), _GHOSTS_MAX)
+        self._ghosts_max = self._ghosts_room
         self._evictions = 0  # of packets that nobody had used
         self._walk = iter(list[bytes]())
 
@@ -118,6 +117,11 @@ class PurePacketTable:
     @property
     def _new_share(self) -> int:
         return max(self.capacity // _NEW_PART, 1)
+
+    @property
+    def _ghosts_room(self) -> int:
+        """As many as there may be kept ones."""
+        return min(max(self.capacity - self._new_share, 0), _GHOSTS_MAX)
 
     @property
     def _are_new_to_go(self) -> bool:
@@ -206,10 +210,16 @@ class PurePacketTable:
             self._expected = 0
 
     def resize(self, capacity: int) -> None:
-        """Take another capacity; the owner evicts what is too much, and calls `spread`."""
+        """Take another capacity; the owner evicts what is too much, and calls `spread`.
+
+        Who was evicted is forgotten: there will be more ghosts, or fewer.
+        """
         if capacity < 0:
             raise OverflowError("a capacity is not negative")
         self.capacity = capacity
+        if self._ghosts_max != self._ghosts_room:
+            self._ghosts_max = self._ghosts_room
+            self._ghosts.clear()
 
     def spread(self) -> bool:
         """Bring the order of places nearer to the capacity, in a few microseconds.

@@ -51,7 +51,7 @@ class TableMachine(RuleBasedStateMachine):
         self.new: list[Entry] = []
         self.kept: list[Entry] = []
         self.ghosts: list[bytes | None] = []
-        self.ghosts_max = max(capacity - max(capacity // 32, 1), 0)
+        self.ghosts_max = self.ghosts_room
         self.throughout: set[bytes] | None = None
         self.visited = b""
         self.undisturbed = False
@@ -70,6 +70,10 @@ class TableMachine(RuleBasedStateMachine):
     @property
     def new_share(self) -> int:
         return max(self.table.capacity // 32, 1)
+
+    @property
+    def ghosts_room(self) -> int:
+        return max(self.table.capacity - self.new_share, 0)
 
     def remember(self, key: bytes) -> None:
         """Among the last evicted; those that came back leave a gap."""
@@ -192,6 +196,9 @@ class TableMachine(RuleBasedStateMachine):
     @rule(capacity=st.integers(0, 6))
     def resize(self, capacity: int) -> None:
         self.table.resize(capacity)
+        if self.ghosts_max != self.ghosts_room:
+            self.ghosts_max = self.ghosts_room
+            self.ghosts.clear()
         assert self.table.capacity == capacity
 
     @rule()

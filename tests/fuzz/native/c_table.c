@@ -66,6 +66,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         uint8_t key[PT_KEY_BYTES];
         uint32_t handle;
         held entry;
+        pt_ghosts forgotten;
         pt_packet packet;
         uint8_t payload[PT_PAYLOAD_MAX];
         const pt_block *block;
@@ -106,7 +107,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 assert(pt_count(table) == 0);
             break;
         case RESIZE:
-            pt_resize(table, (uint64_t)data[2] * data[3]);
+            forgotten = pt_resize(table, (uint64_t)data[2] * data[3]);
+            pt_ghosts_clear(&forgotten);
             break;
         case SPREAD:
             (void)pt_spread(table);

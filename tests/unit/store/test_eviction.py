@@ -97,9 +97,11 @@ def test_more_is_hit_than_by_an_exact_lru(kind: type[PacketTable], exponent: flo
 
 
 @TABLES
-def test_another_set_of_packets_takes_over(kind: type[PacketTable]) -> None:
+@pytest.mark.parametrize("first_capacity", [1000, 10, 100_000])
+def test_another_set_of_packets_takes_over(kind: type[PacketTable], first_capacity: int) -> None:
     """Who comes back after an eviction is kept: the ghosts tell."""
-    table = kind(1000)
+    table = kind(first_capacity)
+    table.resize(1000)
     hits(table, [*range(1000), *range(1000)])
     another = range(5000, 5800)
     assert hits(table, another) == 0
