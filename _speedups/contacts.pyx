@@ -368,20 +368,30 @@ cdef class Row(Progress):
 
     cdef bint _place(self, Contact contact, object key) except -1:
         """Find a place for a new contact; False if there is none."""
-        cdef Contact last
-        if PyList_GET_SIZE(self._row) >= _CANDIDATES_MAX:
-            last = self._contact(PyList_GET_SIZE(self._row) - 1)
-            if _before(&last._rank, &contact._rank) or last._state != _NEW:
-                return False
-            self._remove(last)
-            self._enter(last, _DEAD)
-            del self._by_number[_number(last.address)]
-            if last._machine is not None:   # which may have another contact now
-                del self._by_machine[last._machine]
-        if not self._insert(contact):
+        if self._is_taken(&contact._rank):
             return False
+        if PyList_GET_SIZE(self._row) >= _CANDIDATES_MAX and not self._make_room(&contact._rank):
+            return False
+        self._insert(contact)
         self._by_number[key] = contact
         return True
+
+    cdef bint _make_room(self, const Rank *rank) except -1:
+        """Forget the last contact behind `rank` that was not asked; False if there is none."""
+        cdef Contact contact
+        cdef Py_ssize_t at
+        for at in range(PyList_GET_SIZE(self._row) - 1, -1, -1):
+            contact = self._contact(at)
+            if _before(&contact._rank, rank):
+                break
+            if contact._state == _NEW:
+                del self._row[at]
+                self._enter(contact, _DEAD)
+                del self._by_number[_number(contact.address)]
+                if contact._machine is not None:    # which may have another contact now
+                    del self._by_machine[contact._machine]
+                return True
+        return False
 
     cdef Py_ssize_t _place_of(self, const Rank *rank) noexcept:
         """The first place in the row whose contact is not before `rank`."""

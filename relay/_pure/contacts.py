@@ -33,7 +33,7 @@ CROWD_SPREAD: Final = 4
 """Contacts are in one place if none is farther by more than such a part of the nearest's distance.
 Of honest ones the twentieth is twice as far as the tenth; less than 1.25 times in 1 of 1,000."""
 CANDIDATES_MAX: Final = 400
-"""Contacts in the row; the farthest unasked ones are forgotten first."""
+"""Contacts in the row; when it is full the farthest unasked one makes room for nearer ones."""
 QUERIES_MAX: Final = 256
 """Nodes asked in one look-up: whoever invents ever closer nodes wins no more than this."""
 NODES_PER_ANSWER_MAX: Final = 40
@@ -408,19 +408,27 @@ class Row(Progress):
 
     def _place(self, contact: Contact, number: int) -> bool:
         """Find a place for a new contact; False if there is none."""
-        if len(self._row) >= CANDIDATES_MAX:
-            last = self._row[-1]
-            if contact._rank > last._rank or last._state is not _NEW:
-                return False
-            self._remove(last)
-            self._enter(last, State.DEAD)
-            del self._by_number[_number(last.address)]
-            if last._machine is not None:  # which may have another contact now
-                del self._by_machine[last._machine]
-        if not self._insert(contact):
+        if self._is_taken(contact._rank):
             return False
+        if len(self._row) >= CANDIDATES_MAX and not self._make_room(contact._rank):
+            return False
+        self._insert(contact)
         self._by_number[number] = contact
         return True
+
+    def _make_room(self, rank: int) -> bool:
+        """Forget the last contact behind `rank` that was not asked; False if there is none."""
+        for contact in reversed(self._row):
+            if contact._rank < rank:
+                break
+            if contact._state is _NEW:
+                self._remove(contact)
+                self._enter(contact, State.DEAD)
+                del self._by_number[_number(contact.address)]
+                if contact._machine is not None:  # which may have another contact now
+                    del self._by_machine[contact._machine]
+                return True
+        return False
 
     def _is_taken(self, rank: int) -> bool:
         """Whether a contact of the row has that place."""

@@ -443,6 +443,36 @@ def test_the_row_is_bounded() -> None:
     assert [n.id for n in lookup.candidates()] == [node(d).id for d in range(1, K + 1)]
 
 
+def test_a_full_row_takes_in_nearer_nodes_though_its_last_contact_was_asked() -> None:
+    """What was asked keeps its place; the farthest of the others make room for nearer ones."""
+    lookup = make_lookup()
+    lookup.add(node(10_000))
+    (last,) = ask(lookup)
+    for distance in range(1_000, 1_000 + CANDIDATES_MAX - 1):
+        lookup.add(node(distance))
+    asked = ask(lookup)
+    assert lookup.in_row == CANDIDATES_MAX
+    lookup.add(node(2_000))
+    assert lookup.known == CANDIDATES_MAX
+    respond(lookup, last, [node(distance) for distance in (1, 3, 2)])
+    assert addresses(ask(lookup)) == [node(distance).address for distance in (1, 2, 3)]
+    assert lookup.in_row == lookup.known == CANDIDATES_MAX
+    assert [contact.state for contact in asked] == [State.WAITING] * len(asked)
+    for distance in range(1_000 + CANDIDATES_MAX - 4, 1_000 + CANDIDATES_MAX - 1):
+        lookup.add(NodeInfo(node(4).id, node(distance).address))
+    assert lookup.known == CANDIDATES_MAX, "the three farthest were forgotten, and may come again"
+    assert addresses(ask(lookup)) == [node(1_000 + CANDIDATES_MAX - 4).address]
+
+
+def test_whoever_copies_the_identifier_of_the_last_does_not_push_it_out() -> None:
+    lookup = make_lookup()
+    for distance in range(1, CANDIDATES_MAX + 1):
+        lookup.add(node(distance))
+    lookup.add(NodeInfo(node(CANDIDATES_MAX).id, node(CANDIDATES_MAX + 1).address))
+    assert lookup.in_row == lookup.known == CANDIDATES_MAX
+    assert lookup.reached()[-1].address == node(CANDIDATES_MAX).address
+
+
 def test_only_so_many_nodes_are_believed_from_one_answer() -> None:
     lookup = make_lookup()
     lookup.add(node(1 << 100, "10.200.0.1"))
