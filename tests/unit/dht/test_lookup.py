@@ -222,7 +222,25 @@ def test_errors_and_read_only_answers_count_but_are_no_responders() -> None:
     assert lookup.settled()
     assert (lookup.sent, lookup.responded, lookup.usable) == (2, 2, 0)
     assert lookup.responders() == []
-    assert lookup.votes == {voted: 1}
+    assert list(lookup.votes.values()) == [krpc.pack_address(voted)]
+
+
+def test_one_network_has_one_vote_about_our_address() -> None:
+    """A /24, that is; in a local network each node has one."""
+    first, second = krpc.pack_address(("93.0.0.1", 5)), krpc.pack_address(("93.0.0.2", 5))
+    for hosts, expected in (
+        (("20.0.0.1", "20.0.0.2", "20.0.1.1"), [first, second]),
+        (("10.0.0.1", "10.0.0.2", "10.0.1.1"), [first, second, second]),
+    ):
+        lookup = make_lookup()
+        for distance, ip in enumerate(hosts, start=1):
+            lookup.add(node(distance, ip))
+        for contact in ask(lookup):
+            said = first if contact.address[0] == hosts[0] else second
+            answer = Response(b"aaaa", {b"nodes": b""}, requester=krpc.unpack_address(said))
+            assert contact.id is not None
+            lookup.on_response(contact, contact.id, answer_of(answer))
+        assert list(lookup.votes.values()) == expected
 
 
 def test_an_answer_without_anything_in_it_is_of_no_use() -> None:

@@ -26,7 +26,7 @@ from relay.dht.items import MutableItem, immutable_target
 from relay.dht.krpc import ErrorReply, Query, Response, Value
 from relay.dht.maintenance import REFRESH_INTERVAL_S, SWEEP_INTERVAL_S
 from relay.dht.node import GREETINGS_MAX, DhtNode
-from relay.dht.node_id import Address, NodeInfo, is_secure
+from relay.dht.node_id import Address, NodeInfo, is_secure, secure_id
 from relay.dht.requests import SEARCHES_MAX, STALLED_S
 from tests.simulation.network import Scripted, SimNetwork, make_item
 from tests.support.chance import seeded
@@ -704,6 +704,77 @@ def test_the_ping_to_our_own_address_waits_until_it_may_have_one() -> None:
     net.get(ours, bytes(32))
     net.advance(1.0)
     assert not node.firewalled, "our ping came back in"
+
+
+def echo(payload: bytes, source: Address) -> list[bytes]:
+    """Send a ping back as it came, as our own address does."""
+    message = krpc.decode(payload)
+    return [payload] if isinstance(message, Query) and message.method == b"ping" else []
+
+
+def crowd(net: SimNetwork, prefix: int, claimed: Address) -> list[NodeInfo]:
+    """Add sixty liars, each in a network of its own, whose identifiers begin with six given bits.
+
+    They name each other, and `claimed` as the address of whoever asks.
+    """
+    liars: list[NodeInfo] = []
+
+    def answer(node_id: bytes, payload: bytes) -> list[bytes]:
+        message = krpc.decode(payload)
+        if not isinstance(message, Query):
+            return []
+        values: dict[bytes, Value] = {b"id": node_id, b"token": b"t"}
+        values[b"nodes"] = krpc.pack_nodes(net.rng.sample(liars, 20))
+        return [krpc.encode(Response(message.transaction_id, values, requester=claimed))]
+
+    while len(liars) < 60:
+        address = (f"200.{net.rng.randrange(256)}.{net.rng.randrange(256)}.1", 6881)
+        node_id = secure_id(address[0], net.rng)
+        if node_id[0] >> 2 == prefix and address not in net.machines:
+            liars.append(NodeInfo(node_id, address))
+            net.add_machine(address, Scripted(lambda payload, _, own=node_id: answer(own, payload)))  # type: ignore[misc]
+    return liars
+
+
+def test_whoever_has_a_region_of_the_identifiers_does_not_choose_our_address() -> None:
+    """Nor our identifier with it, by which others know us; look-ups there are all that he has."""
+    net = SimNetwork(3, public=True)
+    addresses = net.grow(40)
+    ours, node = net.add_node(addresses[:2], server="auto", knows_ip=False)
+    net.advance(10.0)
+    assert (node.public_address, node.firewalled) == (ours, False)
+    known, claimed = node.node_id, ("199.1.2.3", 6881)
+    net.add_machine(claimed, Scripted(echo))
+    prefix = node.node_id[0] >> 2 ^ 0b100000
+    for liar in crowd(net, prefix, claimed):
+        node._table.add(liar, net.now)
+    for number in range(8):
+        target = bytes([prefix << 2]) + bytes([number]) * 19
+        handle = node.start_find_node(target, now=net.now)
+        net.flush(ours)
+        net.advance(15.0)
+        responders = net.inboxes[ours].gets[handle].closest
+        assert sum(it.address[0].startswith("200.") for it in responders) > len(responders) / 2
+    assert (node.public_address, node.firewalled) == (ours, False)
+    assert node.node_id == known
+
+
+def test_a_new_address_is_noticed_with_the_next_look_up() -> None:
+    net = SimNetwork(3, public=True)
+    addresses = net.grow(40)
+    old, node = net.add_node(addresses[:2], server="auto", knows_ip=False)
+    net.advance(10.0)
+    assert (node.public_address, node.firewalled) == (old, False)
+    new = net.move(old)
+    net.get(new, bytes(32))
+    net.advance(5.0)
+    assert (node.public_address, node.firewalled) == (new, False)
+    assert is_secure(node.node_id, new[0])
+    assert new in node._identity.addresses
+    assert old not in node._identity.addresses
+    newest = net.move(new)
+    net.advance(REFRESH_INTERVAL_S + 10.0)
+    assert (node.public_address, node.firewalled) == (newest, False), "also without a request"
 
 
 def test_a_configured_public_ip_gives_a_secure_identifier_at_once() -> None:
