@@ -371,19 +371,30 @@ def test_a_look_up_whose_turn_never_comes_says_so() -> None:
     assert (outcome.overloaded, outcome.queried) == (True, 0)
 
 
-def test_where_most_of_the_nearest_are_busy_nothing_is_told_and_nothing_stored() -> None:
-    """Else what is there would be denied, and stored where nobody looks for it."""
+def acquainted_node() -> tuple[SimNetwork, DhtNode, Address, list[Address]]:
+    """Return a network, a node of it that knows the others, its address, and theirs."""
     net = SimNetwork(3, public=True)
     addresses = net.grow(30)
     ours, node = net.add_node(addresses[:3])
     net.advance(30.0)
+    return net, node, ours, addresses
+
+
+def use_up(node: DhtNode, addresses: list[Address], now: float) -> None:
+    """Have so much sent to those addresses that they may not be asked now."""
+    for ip, _ in addresses:
+        while node._budgets.reserve(ip, PACING_WAIT_MAX_S, now) <= PACING_WAIT_MAX_S:
+            pass
+
+
+def test_where_most_of_the_nearest_are_busy_nothing_is_told_and_nothing_stored() -> None:
+    """Else what is there would be denied, and stored where nobody looks for it."""
+    net, node, ours, addresses = acquainted_node()
     item = make_item(1)
     assert net.put(ours, item).failure is None
     assert net.get(ours, item.public_key).best == item
     net.advance(REUSE_S)
-    for ip, _ in addresses[2:]:
-        while node._budgets.reserve(ip, PACING_WAIT_MAX_S, net.now) <= PACING_WAIT_MAX_S:
-            pass
+    use_up(node, addresses[2:], net.now)
     outcome = net.get(ours, bytes(range(32)))
     assert (outcome.best, outcome.overloaded) == (None, True)
     assert 0 < outcome.responded <= 2
@@ -396,12 +407,41 @@ def test_where_most_of_the_nearest_are_busy_nothing_is_told_and_nothing_stored()
     assert net.get(ours, newer.public_key).best == newer
 
 
+def test_a_put_that_may_be_sent_to_nobody_says_so() -> None:
+    net, node, ours, addresses = acquainted_node()
+    node._requests._on_lookup = lambda *_: use_up(node, addresses, net.now)
+    outcome = net.put(ours, make_item(1))
+    assert (outcome.stored, outcome.failure) == (0, PutFailure.OVERLOADED)
+    assert outcome.contacted >= 20
+
+
+@pytest.mark.parametrize("still_busy", [False, True])
+def test_a_put_that_waited_for_anothers_look_up_has_one_of_its_own(still_busy: bool) -> None:
+    """Nodes that were busy when that one began may be so no longer. Two puts share it."""
+    net, node, ours, addresses = acquainted_node()
+    free = {ip for ip, _ in addresses[:2]}
+    if still_busy:
+        use_up(node, addresses[2:], net.now)
+    items = [make_item(1, 1), make_item(1, 2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node._budgets, "reserve", lambda ip, *_: 0.0 if ip in free else 9.0)
+        get = net.start_get(ours, items[0].public_key)
+        puts = [net.start_put(ours, item) for item in items]
+    started, inbox = node.counters.lookups, net.inboxes[ours]
+    net.run_until(lambda: all(put in inbox.puts for put in puts))
+    assert inbox.gets[get].overloaded
+    assert node.counters.lookups == started + 1
+    outcomes = [inbox.puts[put] for put in puts]
+    if still_busy:
+        assert outcomes == [PutOutcome(0, 0, PutFailure.OVERLOADED)] * 2
+    else:
+        assert [outcome.failure for outcome in outcomes] == [None, None]
+        assert outcomes[-1].stored >= 20, "the newer one; it has overtaken the other at some"
+
+
 def forgetful_store_set(item: MutableItem) -> tuple[SimNetwork, DhtNode, Address]:
     """Return a network most of whose nodes refuse the tokens that a node of it has for an item."""
-    net = SimNetwork(3, public=True)
-    addresses = net.grow(30)
-    ours, node = net.add_node(addresses[:3])
-    net.advance(30.0)
+    net, node, ours, _ = acquainted_node()
     assert net.put(ours, item).failure is None
     net.advance(20.0)
     store_set = node._history.store_set(item.target, net.now)
@@ -418,9 +458,7 @@ def test_what_a_first_round_has_stored_counts_though_the_second_cannot_look_anyb
         handle = node.start_put(newer, now=net.now)
         net.flush(ours)
         if busy:
-            for ip, _ in net.machines:
-                while node._budgets.reserve(ip, PACING_WAIT_MAX_S, net.now) <= PACING_WAIT_MAX_S:
-                    pass
+            use_up(node, list(net.machines), net.now)
         else:
             for number in range(SEARCHES_MAX):
                 node.start_get(number.to_bytes(32, "big"), now=net.now)
