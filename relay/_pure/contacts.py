@@ -113,7 +113,16 @@ class Progress:
     `queued` and `done` belong to the dispatcher.
     """
 
-    __slots__ = ("__weakref__", "_late", "_responded", "_sent", "_waiting", "done", "queued")
+    __slots__ = (
+        "__weakref__",
+        "_late",
+        "_responded",
+        "_sent",
+        "_slow",
+        "_waiting",
+        "done",
+        "queued",
+    )
 
     def __init__(self) -> None:
         self.queued = False
@@ -121,6 +130,7 @@ class Progress:
         self._sent = 0
         self._responded = 0
         self._waiting = 0
+        self._slow = 0
         self._late = 0
 
     @property
@@ -137,6 +147,11 @@ class Progress:
     def waiting(self) -> int:
         """Contacts in the states WAITING and SLOW."""
         return self._waiting
+
+    @property
+    def slow(self) -> int:
+        """Contacts in the state SLOW."""
+        return self._slow
 
     @property
     def late(self) -> int:
@@ -173,12 +188,18 @@ class Progress:
     def _enter(self, contact: Contact, state: State) -> None:
         """Change a contact's state, and the counts with it."""
         left = contact._state
-        if left is _WAITING or left is _SLOW:
+        if left is _WAITING:
             self._waiting -= 1
+        elif left is _SLOW:
+            self._waiting -= 1
+            self._slow -= 1
         elif left is _LATE:
             self._late -= 1
-        if state is _WAITING or state is _SLOW:
+        if state is _WAITING:
             self._waiting += 1
+        elif state is _SLOW:
+            self._waiting += 1
+            self._slow += 1
         elif state is _LATE:
             self._late += 1
         contact._state = state
@@ -408,9 +429,8 @@ class Row(Progress):
 
     def _place(self, contact: Contact, number: int) -> bool:
         """Find a place for a new contact; False if there is none."""
-        if self._is_taken(contact._rank):
-            return False
-        if len(self._row) >= CANDIDATES_MAX and not self._make_room(contact._rank):
+        full = len(self._row) >= CANDIDATES_MAX
+        if self._is_taken(contact._rank) or (full and not self._make_room(contact._rank)):
             return False
         self._insert(contact)
         self._by_number[number] = contact
@@ -435,14 +455,12 @@ class Row(Progress):
         at = bisect_left(self._ranks, rank)
         return at < len(self._ranks) and self._ranks[at] == rank
 
-    def _insert(self, contact: Contact) -> bool:
-        """Put a contact into the row; False if its identifier is there already."""
-        if self._is_taken(contact._rank):
-            return False
-        at = bisect_left(self._ranks, contact._rank)
-        self._ranks.insert(at, contact._rank)
-        self._row.insert(at, contact)
-        return True
+    def _insert(self, contact: Contact) -> None:
+        """Put a contact into the row, unless its identifier is there already."""
+        if not self._is_taken(contact._rank):
+            at = bisect_left(self._ranks, contact._rank)
+            self._ranks.insert(at, contact._rank)
+            self._row.insert(at, contact)
 
     def _remove(self, contact: Contact) -> None:
         at = bisect_left(self._ranks, contact._rank)

@@ -48,7 +48,8 @@ from relay.dht.operations import Operation, Refusal, State
 __all__ = ["CANDIDATES_MAX", "NODES_PER_ANSWER_MAX", "QUERIES_MAX", "K", "Lookup"]
 
 SPARES_FROM: Final = 3
-"""While a look-up waits for so many answers (Kademlia's alpha) it asks no busy node."""
+"""While a look-up waits for so many answers (Kademlia's alpha), of nodes that are not slow yet, it
+asks no busy node."""
 TOKEN_BYTES_MAX: Final = 64
 """Longer tokens are not kept: they would be an amplifier in our puts."""
 

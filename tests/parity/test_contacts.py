@@ -88,7 +88,7 @@ class Played:
         row = self.row
         following = row.next_contact()
         return (
-            (row.sent, row.responded, row.waiting, row.late),
+            (row.sent, row.responded, row.waiting, row.slow, row.late),
             (row.in_row, row.known, row.machines),
             row.settled(),
             None if following is None else facts_of(following),
