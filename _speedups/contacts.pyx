@@ -101,6 +101,7 @@ cdef class Progress:
     cdef readonly Py_ssize_t sent
     cdef readonly Py_ssize_t responded
     cdef readonly Py_ssize_t waiting
+    cdef readonly Py_ssize_t slow
     cdef readonly Py_ssize_t late
 
     def on_sent(self, Contact contact not None, *, bint suspect):
@@ -134,10 +135,12 @@ cdef class Progress:
         """Change a contact's state, and the counts with it."""
         if contact._state == _WAITING or contact._state == _SLOW:
             self.waiting -= 1
+            self.slow -= contact._state == _SLOW
         elif contact._state == _LATE:
             self.late -= 1
         if state == _WAITING or state == _SLOW:
             self.waiting += 1
+            self.slow += state == _SLOW
         elif state == _LATE:
             self.late += 1
         contact._state = state
@@ -368,20 +371,29 @@ cdef class Row(Progress):
 
     cdef bint _place(self, Contact contact, object key) except -1:
         """Find a place for a new contact; False if there is none."""
-        cdef Contact last
-        if PyList_GET_SIZE(self._row) >= _CANDIDATES_MAX:
-            last = self._contact(PyList_GET_SIZE(self._row) - 1)
-            if _before(&last._rank, &contact._rank) or last._state != _NEW:
-                return False
-            self._remove(last)
-            self._enter(last, _DEAD)
-            del self._by_number[_number(last.address)]
-            if last._machine is not None:   # which may have another contact now
-                del self._by_machine[last._machine]
-        if not self._insert(contact):
+        cdef bint full = PyList_GET_SIZE(self._row) >= _CANDIDATES_MAX
+        if self._is_taken(&contact._rank) or (full and not self._make_room(&contact._rank)):
             return False
+        self._insert(contact)
         self._by_number[key] = contact
         return True
+
+    cdef bint _make_room(self, const Rank *rank) except -1:
+        """Forget the last contact behind `rank` that was not asked; False if there is none."""
+        cdef Contact contact
+        cdef Py_ssize_t at
+        for at in range(PyList_GET_SIZE(self._row) - 1, -1, -1):
+            contact = self._contact(at)
+            if _before(&contact._rank, rank):
+                break
+            if contact._state == _NEW:
+                del self._row[at]
+                self._enter(contact, _DEAD)
+                del self._by_number[_number(contact.address)]
+                if contact._machine is not None:    # which may have another contact now
+                    del self._by_machine[contact._machine]
+                return True
+        return False
 
     cdef Py_ssize_t _place_of(self, const Rank *rank) noexcept:
         """The first place in the row whose contact is not before `rank`."""
@@ -401,12 +413,11 @@ cdef class Row(Progress):
         cdef Py_ssize_t at = self._place_of(rank)
         return at < PyList_GET_SIZE(self._row) and _equal(&self._contact(at)._rank, rank)
 
-    cdef bint _insert(self, Contact contact) except -1:
-        """Put a contact into the row; False if its identifier is there already."""
-        if self._is_taken(&contact._rank):
-            return False
-        self._row.insert(self._place_of(&contact._rank), contact)
-        return True
+    cdef int _insert(self, Contact contact) except -1:
+        """Put a contact into the row, unless its identifier is there already."""
+        if not self._is_taken(&contact._rank):
+            self._row.insert(self._place_of(&contact._rank), contact)
+        return 0
 
     cdef int _remove(self, Contact contact) except -1:
         cdef Py_ssize_t at = self._place_of(&contact._rank)

@@ -33,7 +33,7 @@ CROWD_SPREAD: Final = 4
 """Contacts are in one place if none is farther by more than such a part of the nearest's distance.
 Of honest ones the twentieth is twice as far as the tenth; less than 1.25 times in 1 of 1,000."""
 CANDIDATES_MAX: Final = 400
-"""Contacts in the row; the farthest unasked ones are forgotten first."""
+"""Contacts in the row; when it is full the farthest unasked one makes room for nearer ones."""
 QUERIES_MAX: Final = 256
 """Nodes asked in one look-up: whoever invents ever closer nodes wins no more than this."""
 NODES_PER_ANSWER_MAX: Final = 40
@@ -113,7 +113,16 @@ class Progress:
     `queued` and `done` belong to the dispatcher.
     """
 
-    __slots__ = ("__weakref__", "_late", "_responded", "_sent", "_waiting", "done", "queued")
+    __slots__ = (
+        "__weakref__",
+        "_late",
+        "_responded",
+        "_sent",
+        "_slow",
+        "_waiting",
+        "done",
+        "queued",
+    )
 
     def __init__(self) -> None:
         self.queued = False
@@ -121,6 +130,7 @@ class Progress:
         self._sent = 0
         self._responded = 0
         self._waiting = 0
+        self._slow = 0
         self._late = 0
 
     @property
@@ -137,6 +147,11 @@ class Progress:
     def waiting(self) -> int:
         """Contacts in the states WAITING and SLOW."""
         return self._waiting
+
+    @property
+    def slow(self) -> int:
+        """Contacts in the state SLOW."""
+        return self._slow
 
     @property
     def late(self) -> int:
@@ -173,12 +188,18 @@ class Progress:
     def _enter(self, contact: Contact, state: State) -> None:
         """Change a contact's state, and the counts with it."""
         left = contact._state
-        if left is _WAITING or left is _SLOW:
+        if left is _WAITING:
             self._waiting -= 1
+        elif left is _SLOW:
+            self._waiting -= 1
+            self._slow -= 1
         elif left is _LATE:
             self._late -= 1
-        if state is _WAITING or state is _SLOW:
+        if state is _WAITING:
             self._waiting += 1
+        elif state is _SLOW:
+            self._waiting += 1
+            self._slow += 1
         elif state is _LATE:
             self._late += 1
         contact._state = state
@@ -408,33 +429,38 @@ class Row(Progress):
 
     def _place(self, contact: Contact, number: int) -> bool:
         """Find a place for a new contact; False if there is none."""
-        if len(self._row) >= CANDIDATES_MAX:
-            last = self._row[-1]
-            if contact._rank > last._rank or last._state is not _NEW:
-                return False
-            self._remove(last)
-            self._enter(last, State.DEAD)
-            del self._by_number[_number(last.address)]
-            if last._machine is not None:  # which may have another contact now
-                del self._by_machine[last._machine]
-        if not self._insert(contact):
+        full = len(self._row) >= CANDIDATES_MAX
+        if self._is_taken(contact._rank) or (full and not self._make_room(contact._rank)):
             return False
+        self._insert(contact)
         self._by_number[number] = contact
         return True
+
+    def _make_room(self, rank: int) -> bool:
+        """Forget the last contact behind `rank` that was not asked; False if there is none."""
+        for contact in reversed(self._row):
+            if contact._rank < rank:
+                break
+            if contact._state is _NEW:
+                self._remove(contact)
+                self._enter(contact, State.DEAD)
+                del self._by_number[_number(contact.address)]
+                if contact._machine is not None:  # which may have another contact now
+                    del self._by_machine[contact._machine]
+                return True
+        return False
 
     def _is_taken(self, rank: int) -> bool:
         """Whether a contact of the row has that place."""
         at = bisect_left(self._ranks, rank)
         return at < len(self._ranks) and self._ranks[at] == rank
 
-    def _insert(self, contact: Contact) -> bool:
-        """Put a contact into the row; False if its identifier is there already."""
-        if self._is_taken(contact._rank):
-            return False
-        at = bisect_left(self._ranks, contact._rank)
-        self._ranks.insert(at, contact._rank)
-        self._row.insert(at, contact)
-        return True
+    def _insert(self, contact: Contact) -> None:
+        """Put a contact into the row, unless its identifier is there already."""
+        if not self._is_taken(contact._rank):
+            at = bisect_left(self._ranks, contact._rank)
+            self._ranks.insert(at, contact._rank)
+            self._row.insert(at, contact)
 
     def _remove(self, contact: Contact) -> None:
         at = bisect_left(self._ranks, contact._rank)

@@ -260,10 +260,12 @@ class Dispatcher:
         self._pumping = False
 
     def _spared(self, operation: Operation, contact: Contact, now: float) -> bool:
-        """Whether a busy node is left alone for now, as others may lead past it."""
-        return operation.waiting >= operation.spares_from and self._pacer.busy(
-            contact.address[0], now
-        )
+        """Whether a busy node is left alone for now, as others may lead past it.
+
+        Slow ones are unlikely to: an operation that has come upon dead nodes goes on at once.
+        """
+        prompt = operation.waiting - operation.slow
+        return prompt >= operation.spares_from and self._pacer.busy(contact.address[0], now)
 
     def _requeue(self, operation: Operation, now: float) -> None:
         if not self._settle(operation, now) and not operation.queued:

@@ -26,7 +26,6 @@ Where this differs from the reference node (design/protocol.md, section 7.6):
 Sans-IO; the dispatcher calls (see `operations`).
 """
 
-from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -43,13 +42,14 @@ from relay.dht import krpc
 from relay.dht.collectors import Collector, InvalidValueError, ItemCollector
 from relay.dht.items import MutableItem
 from relay.dht.krpc import QueryTemplate
-from relay.dht.node_id import Address, NodeInfo
+from relay.dht.node_id import Address, NodeInfo, ip_octets, is_exempt
 from relay.dht.operations import Operation, Refusal, State
 
 __all__ = ["CANDIDATES_MAX", "NODES_PER_ANSWER_MAX", "QUERIES_MAX", "K", "Lookup"]
 
 SPARES_FROM: Final = 3
-"""While a look-up waits for so many answers (Kademlia's alpha) it asks no busy node."""
+"""While a look-up waits for so many answers (Kademlia's alpha), of nodes that are not slow yet, it
+asks no busy node."""
 TOKEN_BYTES_MAX: Final = 64
 """Longer tokens are not kept: they would be an amplifier in our puts."""
 
@@ -96,7 +96,7 @@ class Lookup(Row, Operation):
         """Contacts whose answer carries a value that does not hold."""
         self.usable = 0
         """Contacts that gave an answer worth having."""
-        self._votes: dict[bytes, int] = {}
+        self._votes: dict[Address, bytes] = {}
         self._busy: set[Contact] = set()
         self._query = query
         self._own_id = own_id
@@ -122,7 +122,7 @@ class Lookup(Row, Operation):
             contact.token = token
         requester = answer.requester
         if requester is not None:
-            self._votes[requester] = self._votes.get(requester, 0) + 1
+            self._votes[contact.address] = requester
         if answer.nodes is not None:
             self.learn(answer.nodes, contact.address)
         elif token is None and answer.v_encoded is None and answer.peers is None:
@@ -148,8 +148,7 @@ class Lookup(Row, Operation):
         """`contact` answered with an error, or (None) with something that is no use."""
         super().on_refusal(contact, error)
         if error is not None and error.requester is not None:
-            requester = krpc.pack_address(error.requester)
-            self._votes[requester] = self._votes.get(requester, 0) + 1
+            self._votes[contact.address] = krpc.pack_address(error.requester)
 
     def wanted(self, answer: Answer) -> MutableItem | None:
         """Return the item of an answer whose proof it will come down to; None if to nothing."""
@@ -163,11 +162,17 @@ class Lookup(Row, Operation):
     # What comes out.
 
     @property
-    def votes(self) -> Counter[Address]:
-        """How often which address was reported to be ours."""
-        return Counter(
-            {krpc.unpack_address(packed): count for packed, count in self._votes.items()}
-        )
+    def votes(self) -> dict[bytes, bytes]:
+        """Which address was reported to be ours, in compact form, by network of who reported it.
+
+        That is a /24; exempt addresses vote each for itself. The first vote of each counts.
+        """
+        votes: dict[bytes, bytes] = {}
+        for address, reported in self._votes.items():
+            ip = address[0]
+            network = krpc.pack_address(address) if is_exempt(ip) else ip_octets(ip)[:3]
+            votes.setdefault(network, reported)
+        return votes
 
     @property
     def starved(self) -> bool:

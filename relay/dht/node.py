@@ -521,11 +521,16 @@ class DhtNode:
                 self._table.remove(node.id)
 
     def _on_lookup(self, lookup: Lookup, now: float) -> None:
-        """Count the votes about our address; try a new one."""
+        """Count the votes about our address; try a new one, or ask others about it."""
         former = self._public.address
-        address = self._public.vote(lookup.votes)
-        if address is None:
-            return
+        address = self._public.vote(lookup.target, lookup.votes, now)
+        if address is not None:
+            self._try_address(address, former, now)
+        target = self._public.take_target()
+        if target is not None:
+            self._requests.refresh(target, now, self._seed, lambda *_: None)
+
+    def _try_address(self, address: Address, former: Address | None, now: float) -> None:
         if former is not None and former != self._local_address:
             self._identity.addresses.discard(former)
         self._identity.addresses.add(address)

@@ -26,7 +26,7 @@ class Operation(Progress, ABC):
     __slots__ = ()
 
     spares_from: ClassVar[float] = inf
-    """While it waits for so many, it does not ask nodes that have been asked much lately."""
+    """While it waits for so many, slow ones aside, it does not ask nodes asked much lately."""
 
     def on_busy(self, contact: Contact, *, suspect: bool) -> None:
         """`contact` may not be asked now: too much has gone to its address.

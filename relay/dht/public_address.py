@@ -1,28 +1,61 @@
 """What the network sees as our address, and whether strangers can reach us there.
 
 Nodes report in each answer (`ip`) which address our query came from. The responders of every
-finished look-up vote; the address with more than half of the votes is taken. A new one is
-tried by a ping to it: when our own ping comes in again (through the hairpin of a NAT, or
-because there is no NAT), we are reachable, and not firewalled. Until then we are taken to be.
+finished look-up vote, one vote for each of their networks (/24), and more than half of the votes
+make a majority. The first address that has one is taken.
+
+Our identifier depends on the address (BEP 42), and whoever has a crowd of nodes next to a key, and
+asks us for it, has the majority of that look-up. So a majority for another address than the one
+we have only begins a *check*: the node looks for `CHECK_LOOKUPS` random identifiers, one after the
+other. If each of these look-ups has a majority for the new address, of `NETWORKS_MIN` networks in
+all, that one is taken. A NAT's new address is so noticed after four look-ups, three of which we
+make at once.
+
+An address that was taken is tried by a ping to it: when our own ping comes in again (through the
+hairpin of a NAT, or because there is no NAT), we are reachable, and not firewalled. Until then we
+are taken to be.
 
 Departures from the reference (design/protocol.md, section 7.3): a majority is needed, not the
-largest minority; the ping that comes in must be the very one we sent (transaction id), which
-nobody else has seen; a configured public IP is not overruled by votes.
+largest minority, and networks vote, not nodes; an address that we have is not changed without a
+check; the ping that comes in must be the very one we sent (transaction id), which nobody else has
+seen; a configured public IP is not overruled by votes.
 """
 
 from collections import Counter
+from collections.abc import Mapping
+from math import inf
 from random import Random
+from typing import Final
 
 from relay.dht import krpc
 from relay.dht.krpc import Query
-from relay.dht.node_id import Address, is_unicast
+from relay.dht.node_id import Address, is_unicast, random_id
+
+CHECK_LOOKUPS: Final = 3
+"""Look-ups for random identifiers that have to agree on a new address."""
+CHECK_INTERVAL_S: Final = 60.0
+"""From the beginning of one check to that of the next: whoever provokes them costs us little."""
+NETWORKS_MIN: Final = 5
+"""Networks that have to be heard in a check: so that it is no single operator whom we believe."""
+
+
+class _Check:
+    """An address that is to take the place of ours, and what has been heard of it."""
+
+    __slots__ = ("address", "networks", "targets")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.targets: list[bytes] = []
+        """What was looked for so far; the last one's look-up has not ended."""
+        self.networks: set[bytes] = set()
 
 
 class PublicAddress:
     """Our address as others see it.
 
     Args:
-        rng: chooses transaction ids.
+        rng: chooses transaction ids, and the identifiers that a check looks for.
         fixed_ip: the IP address by configuration; votes then only tell the port.
     """
 
@@ -30,24 +63,78 @@ class PublicAddress:
         self._rng = rng
         self._fixed_ip = fixed_ip
         self._trial: tuple[Address, bytes] | None = None
+        self._check: _Check | None = None
+        self._checked_at = -inf
+        self._wanted: bytes | None = None
+        self.check_targets: list[bytes] = []
+        """What the latest check looked for, `CHECK_LOOKUPS` at most."""
         self.address: Address | None = None
         self.firewalled = True
 
-    def vote(self, votes: Counter[Address]) -> Address | None:
-        """Count the votes of a look-up; return an address that is new and wants trying."""
-        ranked = votes.most_common(1)
+    def vote(self, target: bytes, votes: Mapping[bytes, bytes], now: float) -> Address | None:
+        """Count the votes of a look-up.
+
+        Args:
+            target: what it was for.
+            votes: by network, the address that it reported, in compact form.
+            now: monotonic seconds.
+
+        Returns:
+            An address that is new, or not tried yet, and is to be tried; None: there is none.
+        """
+        address = self._elected(votes)
+        if self.address is None and address is not None:
+            return self._take(address)
+        check = self._check
+        if check is None:
+            if address is not None and address != self.address:
+                self._begin_check(address, now)
+        elif target == check.targets[-1]:
+            check.networks.update(votes)
+            if address != check.address:
+                self._check = None
+            elif len(check.targets) < CHECK_LOOKUPS:
+                self._look_again(check)
+            else:
+                self._check = None
+                if len(check.networks) >= NETWORKS_MIN:
+                    return self._take(address)
+        return address if address == self.address and self._untried else None
+
+    def take_target(self) -> bytes | None:
+        """Return what a check wants to be looked for now, once; None: nothing."""
+        target, self._wanted = self._wanted, None
+        return target
+
+    def _elected(self, votes: Mapping[bytes, bytes]) -> Address | None:
+        """Return the address that has the majority, if it may be ours."""
+        ranked = Counter(votes.values()).most_common(1)
         if not ranked:
             return None
-        address, count = ranked[0]
-        if 2 * count <= votes.total() or (address == self.address and not self._untried):
-            return None
-        if not is_unicast(address[0]) or address[1] == 0:
+        packed, count = ranked[0]
+        address = krpc.unpack_address(packed)
+        if 2 * count <= len(votes) or not is_unicast(address[0]) or address[1] == 0:
             return None
         if self._fixed_ip is not None and address[0] != self._fixed_ip:
             return None
+        return address
+
+    def _take(self, address: Address) -> Address:
         self.address = address
         self.firewalled = True
         return address
+
+    def _begin_check(self, address: Address, now: float) -> None:
+        if now - self._checked_at < CHECK_INTERVAL_S:
+            return
+        self._checked_at = now
+        self._check = _Check(address)
+        self.check_targets = self._check.targets
+        self._look_again(self._check)
+
+    def _look_again(self, check: _Check) -> None:
+        self._wanted = random_id(self._rng)
+        check.targets.append(self._wanted)
 
     def trial(self, own_id: bytes, *, read_only: bool) -> bytes:
         """Return the ping to send to `address`, once it is known."""

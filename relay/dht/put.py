@@ -71,6 +71,7 @@ class StoreRound(Operation):
         "_errors",
         "_next",
         "_query",
+        "_unsent",
         "cached",
         "put",
     )
@@ -96,6 +97,7 @@ class StoreRound(Operation):
         ]
         self._next = 0
         self._acknowledged = 0
+        self._unsent = 0
         self._errors: Counter[int] = Counter()
 
     def next_contact(self) -> Contact | None:
@@ -137,6 +139,12 @@ class StoreRound(Operation):
         if error is not None:
             self._errors[error.code] += 1
 
+    def on_busy(self, contact: Contact, *, suspect: bool) -> None:
+        """See `Operation`."""
+        if contact.state is not State.NEW:  # its write waited for its time, which was missed
+            self._unsent += 1
+        super().on_busy(contact, suspect=suspect)
+
     def majority(self) -> PutFailure | None:
         """The failure that more than half of the nodes report, if it is about recency."""
         if not self._errors:
@@ -151,9 +159,14 @@ class StoreRound(Operation):
         )
 
     def failure(self) -> PutFailure:
-        """Why nobody has stored: the most frequent error; all but 301 and 302 count as silence."""
+        """Why nobody has stored: the most frequent error; all but 301 and 302 count as silence.
+
+        Of a round that was not sent to anybody, as all were busy, there is none to tell.
+        """
         if not self._contacts:
             return PutFailure.NO_CLOSEST_NODES
+        if self.sent == self._unsent:
+            return PutFailure.OVERLOADED
         ranked = self._errors.most_common(1)
         return _CONCURRENCY.get(ranked[0][0] if ranked else 0, PutFailure.TIMED_OUT)
 
@@ -176,6 +189,7 @@ class Put:
         "contacted",
         "handles",
         "key",
+        "looked_up",
         "on_assured",
         "refreshed",
         "stored_at",
@@ -204,6 +218,8 @@ class Put:
         """Nodes that a write was meant for, in both rounds."""
         self.refreshed = False
         """Whether a second round was made."""
+        self.looked_up = False
+        """Whether a look-up was begun since the put was; before that it waits for another's."""
 
     def round(
         self, nodes: Sequence[StoreNode], own_id: bytes, *, read_only: bool, cached: bool

@@ -285,10 +285,13 @@ class Requests:
             search.done(lookup, now)
         self._on_lookup(lookup, now)
         for put in search.puts:
-            if starved:  # nobody would look for it where it could be stored now
-                self._give_up(put)
-            else:
+            if not starved:
                 self._write(put, store_set, now, cached=False)
+            elif put.looked_up:  # nobody would look for it where it could be stored now
+                self._give_up(put)
+            else:  # nodes that were busy when another's look-up began may be so no longer
+                put.looked_up = True
+                self._find_store_set(put, now)
 
     # Puts.
 
@@ -365,6 +368,7 @@ class Requests:
             return
         search = self._open(put.key, put.collector, b"get", b"target", None, None, now)
         search.puts.append(put)
+        put.looked_up = True
         self._seed(search.lookup, now)
         self._dispatcher.submit(search.lookup, now)
 

@@ -41,6 +41,7 @@ steps = st.one_of(
     ),
     st.tuples(st.just("ask"), st.booleans()),
     st.tuples(st.just("limit_crowd"), near | identifiers),
+    st.tuples(st.just("fill"), st.tuples(st.sampled_from([0, 20, 1 << 90]), st.integers(1, 2))),
     st.tuples(st.just("rename"), st.tuples(places, identifiers)),
     st.tuples(
         st.sampled_from(["on_response", "on_refusal", "on_slow", "on_late", "on_dead"]), places
@@ -61,6 +62,10 @@ class Played:
         match name, argument:
             case "learn", (list() as named, bytes() as rest, (str(), int()) as source):
                 self.row.learn(krpc.pack_nodes(named) + rest, source)
+            case "fill", (int() as nearest, int() as apart):
+                for at in range(compiled.CANDIDATES_MAX - self.row.in_row):
+                    distance = (nearest + at * apart).to_bytes(20, "big")
+                    self.row.add(NodeInfo(distance, (f"10.{apart}.{at >> 8}.{at & 255}", 6881)))
             case "ask", bool() as suspect:
                 contact = self.row.next_contact()
                 if contact is not None:
@@ -83,7 +88,7 @@ class Played:
         row = self.row
         following = row.next_contact()
         return (
-            (row.sent, row.responded, row.waiting, row.late),
+            (row.sent, row.responded, row.waiting, row.slow, row.late),
             (row.in_row, row.known, row.machines),
             row.settled(),
             None if following is None else facts_of(following),

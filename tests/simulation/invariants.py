@@ -17,6 +17,7 @@ from relay.dht import (
     maintenance,
     node,
     proofs,
+    public_address,
     requests,
     routing_table,
     transactions,
@@ -103,7 +104,7 @@ def sizes(subject: DhtNode) -> Iterator[tuple[str, int, int]]:
     yield "young transactions", len(send._young), transactions.PENDING_MAX
     yield "queued operations", len(send._ready), requests.SEARCHES_MAX + requests.PUTS_MAX + 100
     yield "on the wire", send._on_wire, send.window
-    yield "searches", len(desk._by_lookup), requests.SEARCHES_MAX + 2  # and the node's own
+    yield "searches", len(desk._by_lookup), requests.SEARCHES_MAX + 3  # and the node's own
     yield "puts", len(desk._puts), requests.PUTS_MAX
     yield "remembered look-ups", len(subject._history._lookups), estimate.LOOKUPS_REMEMBERED_MAX
     history = subject._history
@@ -113,6 +114,10 @@ def sizes(subject: DhtNode) -> Iterator[tuple[str, int, int]]:
         yield "nodes asked in a look-up", search.sent, lookup.QUERIES_MAX
         yield "addresses known to a look-up", search.known, NAMES_MAX
         yield "votes in a look-up", len(search._votes), lookup.QUERIES_MAX
+    check = subject._public._check
+    heard = 0 if check is None else len(check.networks)
+    yield "networks heard in a check", heard, public_address.CHECK_LOOKUPS * lookup.QUERIES_MAX
+    yield "look-ups of a check", len(subject._public.check_targets), public_address.CHECK_LOOKUPS
     upkeep = subject._maintenance
     yield "bootstrap addresses", len(upkeep._bootstrap), maintenance.BOOTSTRAP_MAX
 
@@ -165,10 +170,10 @@ def check_desk(desk: Desk) -> None:
 
 
 def _is_upkeep(subject: DhtNode, transaction: transactions.Transaction) -> bool:
-    """Whether it is a ping, or of the node's search for its neighbours."""
+    """Whether it is a ping, or of the node's search for its neighbours or its own address."""
     operation = transaction.operation
     if isinstance(operation, Lookup):
-        return operation.target == subject.node_id
+        return operation.target in (subject.node_id, *subject._public.check_targets)
     return isinstance(operation, Pings)
 
 

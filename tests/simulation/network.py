@@ -150,6 +150,14 @@ class SimNetwork:
     def kill(self, address: Address) -> None:
         del self.machines[address]
 
+    def move(self, address: Address) -> Address:
+        """Give a machine another address, as a NAT does; returns that."""
+        new = self.new_address()
+        self.machines[new] = self.machines.pop(address)
+        self.inboxes[new] = self.inboxes.pop(address)
+        self.flush(new)
+        return new
+
     # Running.
 
     def flush(self, address: Address) -> None:

@@ -288,6 +288,10 @@ STUFFED: dict[str, Callable[[DhtNode, int], None]] = {
     "puts": lambda n, x: fill(n._requests._puts, x),
     "remembered look-ups": lambda n, x: fill(n._history._lookups, x),
     "bootstrap addresses": lambda n, x: n._maintenance._bootstrap.extend([("x", 1)] * x),
+    "networks heard in a check": lambda n, x: setattr(
+        n._public, "_check", SimpleNamespace(networks=range(x))
+    ),
+    "look-ups of a check": lambda n, x: setattr(n._public, "check_targets", [b""] * x),
     "fullest bucket": lambda n, x: fill(n._table._buckets[5], x),
 }
 """How to have too much of each, but for what the tests below overfill."""
@@ -383,6 +387,9 @@ def pings(node: DhtNode) -> Pings:
 def test_upkeep_may_be_under_way() -> None:
     host = fresh_host()
     ask(host.node, lookup(host.node, host.node.node_id), 2.4)
+    host.node._public.check_targets = [b"a" * 20, b"b" * 20]
+    for target in host.node._public.check_targets:
+        ask(host.node, lookup(host.node, target), 2.4)
     ask(host.node, pings(host.node), 0.6)
     check_idle(host, 2.5)
 

@@ -265,17 +265,23 @@ def test_a_busy_node_is_spared_while_enough_others_are_waited_for() -> None:
     assert all(contact.state is State.REFUSED for contact in contacts)
 
 
-def test_a_silent_node_does_not_hold_up_those_that_are_spared() -> None:
+def test_a_silent_node_holds_up_those_that_are_spared_no_longer_than_it_is_slow() -> None:
+    """Whoever names dead nodes gains the soft limit, not their patience, nor a second."""
+
     class Sparing(Asking):
         spares_from = 1
 
-    desk = Desk(FixedPacer("10.0.0.1", "10.0.0.2"))
-    silent, spared = contact(1), contact(2)
-    desk.dispatcher.submit(Sparing(silent, spared), 0.0)
+    desk = Desk(FixedPacer("10.0.0.1", "10.0.0.2", "10.0.0.3"))
+    silent, second, third = contacts = contact(1), contact(2), contact(3)
+    operation = Sparing(*contacts)
+    desk.dispatcher.submit(operation, 0.0)
     assert [address for _, address in desk.ids()] == [silent.address]
-    desk.run_to(3.0)
-    assert silent.state is State.DEAD
-    assert spared.address in [address for _, address in desk.ids()]
+    slow_at = desk.dispatcher.next_deadline()
+    desk.dispatcher.handle_deadline(slow_at)
+    assert silent.state is State.SLOW
+    assert [address for _, address in desk.ids()] == [silent.address, second.address]
+    assert third.state is State.NEW, "the second one is waited for"
+    assert (operation.waiting, operation.slow) == (2, 1)
 
 
 def test_who_is_about_to_end_without_an_answer_may_get_more_contacts() -> None:

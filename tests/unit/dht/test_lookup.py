@@ -222,7 +222,25 @@ def test_errors_and_read_only_answers_count_but_are_no_responders() -> None:
     assert lookup.settled()
     assert (lookup.sent, lookup.responded, lookup.usable) == (2, 2, 0)
     assert lookup.responders() == []
-    assert lookup.votes == {voted: 1}
+    assert list(lookup.votes.values()) == [krpc.pack_address(voted)]
+
+
+def test_one_network_has_one_vote_about_our_address() -> None:
+    """A /24, that is; in a local network each node has one."""
+    first, second = krpc.pack_address(("93.0.0.1", 5)), krpc.pack_address(("93.0.0.2", 5))
+    for hosts, expected in (
+        (("20.0.0.1", "20.0.0.2", "20.0.1.1"), [first, second]),
+        (("10.0.0.1", "10.0.0.2", "10.0.1.1"), [first, second, second]),
+    ):
+        lookup = make_lookup()
+        for distance, ip in enumerate(hosts, start=1):
+            lookup.add(node(distance, ip))
+        for contact in ask(lookup):
+            said = first if contact.address[0] == hosts[0] else second
+            answer = Response(b"aaaa", {b"nodes": b""}, requester=krpc.unpack_address(said))
+            assert contact.id is not None
+            lookup.on_response(contact, contact.id, answer_of(answer))
+        assert list(lookup.votes.values()) == expected
 
 
 def test_an_answer_without_anything_in_it_is_of_no_use() -> None:
@@ -441,6 +459,36 @@ def test_the_row_is_bounded() -> None:
         lookup.add(node(distance))
     assert lookup.in_row == lookup.known == CANDIDATES_MAX
     assert [n.id for n in lookup.candidates()] == [node(d).id for d in range(1, K + 1)]
+
+
+def test_a_full_row_takes_in_nearer_nodes_though_its_last_contact_was_asked() -> None:
+    """What was asked keeps its place; the farthest of the others make room for nearer ones."""
+    lookup = make_lookup()
+    lookup.add(node(10_000))
+    (last,) = ask(lookup)
+    for distance in range(1_000, 1_000 + CANDIDATES_MAX - 1):
+        lookup.add(node(distance))
+    asked = ask(lookup)
+    assert lookup.in_row == CANDIDATES_MAX
+    lookup.add(node(2_000))
+    assert lookup.known == CANDIDATES_MAX
+    respond(lookup, last, [node(distance) for distance in (1, 3, 2)])
+    assert addresses(ask(lookup)) == [node(distance).address for distance in (1, 2, 3)]
+    assert lookup.in_row == lookup.known == CANDIDATES_MAX
+    assert [contact.state for contact in asked] == [State.WAITING] * len(asked)
+    for distance in range(1_000 + CANDIDATES_MAX - 4, 1_000 + CANDIDATES_MAX - 1):
+        lookup.add(NodeInfo(node(4).id, node(distance).address))
+    assert lookup.known == CANDIDATES_MAX, "the three farthest were forgotten, and may come again"
+    assert addresses(ask(lookup)) == [node(1_000 + CANDIDATES_MAX - 4).address]
+
+
+def test_whoever_copies_the_identifier_of_the_last_does_not_push_it_out() -> None:
+    lookup = make_lookup()
+    for distance in range(1, CANDIDATES_MAX + 1):
+        lookup.add(node(distance))
+    lookup.add(NodeInfo(node(CANDIDATES_MAX).id, node(CANDIDATES_MAX + 1).address))
+    assert lookup.in_row == lookup.known == CANDIDATES_MAX
+    assert lookup.reached()[-1].address == node(CANDIDATES_MAX).address
 
 
 def test_only_so_many_nodes_are_believed_from_one_answer() -> None:

@@ -26,7 +26,7 @@ from relay.dht.items import MutableItem, immutable_target
 from relay.dht.krpc import ErrorReply, Query, Response, Value
 from relay.dht.maintenance import REFRESH_INTERVAL_S, SWEEP_INTERVAL_S
 from relay.dht.node import GREETINGS_MAX, DhtNode
-from relay.dht.node_id import Address, NodeInfo, is_secure
+from relay.dht.node_id import Address, NodeInfo, is_secure, secure_id
 from relay.dht.requests import SEARCHES_MAX, STALLED_S
 from tests.simulation.network import Scripted, SimNetwork, make_item
 from tests.support.chance import seeded
@@ -371,19 +371,30 @@ def test_a_look_up_whose_turn_never_comes_says_so() -> None:
     assert (outcome.overloaded, outcome.queried) == (True, 0)
 
 
-def test_where_most_of_the_nearest_are_busy_nothing_is_told_and_nothing_stored() -> None:
-    """Else what is there would be denied, and stored where nobody looks for it."""
+def acquainted_node() -> tuple[SimNetwork, DhtNode, Address, list[Address]]:
+    """Return a network, a node of it that knows the others, its address, and theirs."""
     net = SimNetwork(3, public=True)
     addresses = net.grow(30)
     ours, node = net.add_node(addresses[:3])
     net.advance(30.0)
+    return net, node, ours, addresses
+
+
+def use_up(node: DhtNode, addresses: list[Address], now: float) -> None:
+    """Have so much sent to those addresses that they may not be asked now."""
+    for ip, _ in addresses:
+        while node._budgets.reserve(ip, PACING_WAIT_MAX_S, now) <= PACING_WAIT_MAX_S:
+            pass
+
+
+def test_where_most_of_the_nearest_are_busy_nothing_is_told_and_nothing_stored() -> None:
+    """Else what is there would be denied, and stored where nobody looks for it."""
+    net, node, ours, addresses = acquainted_node()
     item = make_item(1)
     assert net.put(ours, item).failure is None
     assert net.get(ours, item.public_key).best == item
     net.advance(REUSE_S)
-    for ip, _ in addresses[2:]:
-        while node._budgets.reserve(ip, PACING_WAIT_MAX_S, net.now) <= PACING_WAIT_MAX_S:
-            pass
+    use_up(node, addresses[2:], net.now)
     outcome = net.get(ours, bytes(range(32)))
     assert (outcome.best, outcome.overloaded) == (None, True)
     assert 0 < outcome.responded <= 2
@@ -396,12 +407,41 @@ def test_where_most_of_the_nearest_are_busy_nothing_is_told_and_nothing_stored()
     assert net.get(ours, newer.public_key).best == newer
 
 
+def test_a_put_that_may_be_sent_to_nobody_says_so() -> None:
+    net, node, ours, addresses = acquainted_node()
+    node._requests._on_lookup = lambda *_: use_up(node, addresses, net.now)
+    outcome = net.put(ours, make_item(1))
+    assert (outcome.stored, outcome.failure) == (0, PutFailure.OVERLOADED)
+    assert outcome.contacted >= 20
+
+
+@pytest.mark.parametrize("still_busy", [False, True])
+def test_a_put_that_waited_for_anothers_look_up_has_one_of_its_own(still_busy: bool) -> None:
+    """Nodes that were busy when that one began may be so no longer. Two puts share it."""
+    net, node, ours, addresses = acquainted_node()
+    free = {ip for ip, _ in addresses[:2]}
+    if still_busy:
+        use_up(node, addresses[2:], net.now)
+    items = [make_item(1, 1), make_item(1, 2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node._budgets, "reserve", lambda ip, *_: 0.0 if ip in free else 9.0)
+        get = net.start_get(ours, items[0].public_key)
+        puts = [net.start_put(ours, item) for item in items]
+    started, inbox = node.counters.lookups, net.inboxes[ours]
+    net.run_until(lambda: all(put in inbox.puts for put in puts))
+    assert inbox.gets[get].overloaded
+    assert node.counters.lookups == started + 1
+    outcomes = [inbox.puts[put] for put in puts]
+    if still_busy:
+        assert outcomes == [PutOutcome(0, 0, PutFailure.OVERLOADED)] * 2
+    else:
+        assert [outcome.failure for outcome in outcomes] == [None, None]
+        assert outcomes[-1].stored >= 20, "the newer one; it has overtaken the other at some"
+
+
 def forgetful_store_set(item: MutableItem) -> tuple[SimNetwork, DhtNode, Address]:
     """Return a network most of whose nodes refuse the tokens that a node of it has for an item."""
-    net = SimNetwork(3, public=True)
-    addresses = net.grow(30)
-    ours, node = net.add_node(addresses[:3])
-    net.advance(30.0)
+    net, node, ours, _ = acquainted_node()
     assert net.put(ours, item).failure is None
     net.advance(20.0)
     store_set = node._history.store_set(item.target, net.now)
@@ -418,9 +458,7 @@ def test_what_a_first_round_has_stored_counts_though_the_second_cannot_look_anyb
         handle = node.start_put(newer, now=net.now)
         net.flush(ours)
         if busy:
-            for ip, _ in net.machines:
-                while node._budgets.reserve(ip, PACING_WAIT_MAX_S, net.now) <= PACING_WAIT_MAX_S:
-                    pass
+            use_up(node, list(net.machines), net.now)
         else:
             for number in range(SEARCHES_MAX):
                 node.start_get(number.to_bytes(32, "big"), now=net.now)
@@ -704,6 +742,77 @@ def test_the_ping_to_our_own_address_waits_until_it_may_have_one() -> None:
     net.get(ours, bytes(32))
     net.advance(1.0)
     assert not node.firewalled, "our ping came back in"
+
+
+def echo(payload: bytes, source: Address) -> list[bytes]:
+    """Send a ping back as it came, as our own address does."""
+    message = krpc.decode(payload)
+    return [payload] if isinstance(message, Query) and message.method == b"ping" else []
+
+
+def crowd(net: SimNetwork, prefix: int, claimed: Address) -> list[NodeInfo]:
+    """Add sixty liars, each in a network of its own, whose identifiers begin with six given bits.
+
+    They name each other, and `claimed` as the address of whoever asks.
+    """
+    liars: list[NodeInfo] = []
+
+    def answer(node_id: bytes, payload: bytes) -> list[bytes]:
+        message = krpc.decode(payload)
+        if not isinstance(message, Query):
+            return []
+        values: dict[bytes, Value] = {b"id": node_id, b"token": b"t"}
+        values[b"nodes"] = krpc.pack_nodes(net.rng.sample(liars, 20))
+        return [krpc.encode(Response(message.transaction_id, values, requester=claimed))]
+
+    while len(liars) < 60:
+        address = (f"200.{net.rng.randrange(256)}.{net.rng.randrange(256)}.1", 6881)
+        node_id = secure_id(address[0], net.rng)
+        if node_id[0] >> 2 == prefix and address not in net.machines:
+            liars.append(NodeInfo(node_id, address))
+            net.add_machine(address, Scripted(lambda payload, _, own=node_id: answer(own, payload)))  # type: ignore[misc]
+    return liars
+
+
+def test_whoever_has_a_region_of_the_identifiers_does_not_choose_our_address() -> None:
+    """Nor our identifier with it, by which others know us; look-ups there are all that he has."""
+    net = SimNetwork(3, public=True)
+    addresses = net.grow(40)
+    ours, node = net.add_node(addresses[:2], server="auto", knows_ip=False)
+    net.advance(10.0)
+    assert (node.public_address, node.firewalled) == (ours, False)
+    known, claimed = node.node_id, ("199.1.2.3", 6881)
+    net.add_machine(claimed, Scripted(echo))
+    prefix = node.node_id[0] >> 2 ^ 0b100000
+    for liar in crowd(net, prefix, claimed):
+        node._table.add(liar, net.now)
+    for number in range(8):
+        target = bytes([prefix << 2]) + bytes([number]) * 19
+        handle = node.start_find_node(target, now=net.now)
+        net.flush(ours)
+        net.advance(15.0)
+        responders = net.inboxes[ours].gets[handle].closest
+        assert sum(it.address[0].startswith("200.") for it in responders) > len(responders) / 2
+    assert (node.public_address, node.firewalled) == (ours, False)
+    assert node.node_id == known
+
+
+def test_a_new_address_is_noticed_with_the_next_look_up() -> None:
+    net = SimNetwork(3, public=True)
+    addresses = net.grow(40)
+    old, node = net.add_node(addresses[:2], server="auto", knows_ip=False)
+    net.advance(10.0)
+    assert (node.public_address, node.firewalled) == (old, False)
+    new = net.move(old)
+    net.get(new, bytes(32))
+    net.advance(5.0)
+    assert (node.public_address, node.firewalled) == (new, False)
+    assert is_secure(node.node_id, new[0])
+    assert new in node._identity.addresses
+    assert old not in node._identity.addresses
+    newest = net.move(new)
+    net.advance(REFRESH_INTERVAL_S + 10.0)
+    assert (node.public_address, node.firewalled) == (newest, False), "also without a request"
 
 
 def test_a_configured_public_ip_gives_a_secure_identifier_at_once() -> None:

@@ -134,6 +134,38 @@ def test_nobody_to_write_to() -> None:
     assert writes.put.outcome(writes) == PutOutcome(0, 0, PutFailure.NO_CLOSEST_NODES)
 
 
+def test_what_was_sent_to_nobody_has_not_timed_out() -> None:
+    """Be it that no turn came, that all were busy, or that the time to send was missed."""
+    for asked, missed in ((0, 0), (0, 3), (3, 3), (2, 3)):
+        writes = begin(3)
+        contacts = []
+        while len(contacts) < 3 and (contact := writes.next_contact()) is not None:
+            if len(contacts) < asked:
+                writes.on_sent(contact, suspect=False)
+            elif missed:
+                writes.on_busy(contact, suspect=False)
+            else:
+                break
+            contacts.append(contact)
+        for contact in contacts[:asked]:
+            writes.on_busy(contact, suspect=False)
+        assert writes.settled() == (len(contacts) == 3)
+        assert writes.put.outcome(writes) == PutOutcome(0, 3, PutFailure.OVERLOADED)
+
+
+def test_what_was_sent_to_one_and_not_answered_has_timed_out() -> None:
+    writes = begin(3)
+    first = writes.next_contact()
+    assert first is not None
+    writes.on_sent(first, suspect=False)
+    while (contact := writes.next_contact()) is not None:
+        writes.on_busy(contact, suspect=False)
+    assert not writes.settled()
+    writes.on_dead(first)
+    assert writes.settled()
+    assert writes.put.outcome(writes) == PutOutcome(0, 3, PutFailure.TIMED_OUT)
+
+
 def test_refused_tokens_of_an_earlier_look_up_ask_for_a_new_one() -> None:
     writes = begin(2, cached=True)
     for contact in ask(writes):
