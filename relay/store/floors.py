@@ -4,13 +4,19 @@ An evicted packet leaves its timestamp behind, so that an older packet of the sa
 wandering about the DHT, cannot come back in its place. The disk keeps them for 30 days; here are
 the few that a look-up may need without the disk.
 
+The clock may be wrong. One that is behind ends no floor, and a floor set then starts its time
+when the packet was signed or seen, or at the latest time known, if that is later: in doubt a
+floor holds longer.
+
 Sans-IO: callers pass the wall clock, `now_us`.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
+
+from relay.store import records
 
 FLOOR_LIFE_US: Final = 30 * 86_400 * 1_000_000
 """Long enough for any DHT node to have dropped the older packet (hours), by a wide margin."""
@@ -22,6 +28,8 @@ _ABSENT_MAX: Final = 4096
 """A PUT asks twice, before and after the DHT; so many may be under way."""
 
 
+_TIME_MAX_US: Final = 2**63 - 1
+"""SQLite integers are signed."""
 _DROPPED_AT_ONCE: Final = 16
 """More than one for each that comes, so that lower bounds are reached, and without a pause."""
 
@@ -31,6 +39,16 @@ class Floor(NamedTuple):
 
     timestamp_us: int
     evicted_us: int
+
+    @classmethod
+    def of(cls, record: bytes, now_us: int) -> Self:
+        """Return the floor that a packet leaves that goes now.
+
+        It was not evicted before it was seen and signed, whatever a clock that is behind says.
+        """
+        timestamp_us = records.timestamp_us(record)
+        evicted_us = max(now_us, records.last_seen_us(record), timestamp_us)
+        return cls(timestamp_us, min(evicted_us, _TIME_MAX_US))
 
 
 class FloorTable:

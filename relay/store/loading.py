@@ -180,6 +180,7 @@ class Loader:
             self._memory.floors.forget_absent()
             self._reader = await self._disk.run(PacketReader, self._writer.path)
         reader = self._reader
+        self._memory.note_time(await self._disk.run(reader.latest_us))
         self._floors_found = await self._disk.run(reader.has_floors)
         self.fault = None
         self.loading = True

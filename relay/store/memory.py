@@ -58,6 +58,7 @@ class Memory:
         """Whether the file may hold packets that were evicted, whose floors were lost."""
         self.evictions = 0
         self._wall_clock_us = wall_clock_us
+        self._latest_us = 0
         self._on_change = on_change
 
     def resize(self, capacity: int) -> None:
@@ -83,7 +84,11 @@ class Memory:
 
     def floor_us(self, key: bytes) -> int | None:
         """Return the floor of `key` as far as it is known here."""
-        return self.floors.get(key, self._wall_clock_us())
+        return self.floors.get(key, self._now_us())
+
+    def note_time(self, latest_us: int) -> None:
+        """Note a time of our wall clock, microseconds since 1970: none before it is to come."""
+        self._latest_us = max(self._latest_us, latest_us)
 
     def merge(self, seen: SeenPacket) -> SeenPacket:
         """Apply the cache update rule; return the winner.
@@ -219,7 +224,13 @@ class Memory:
 
     def _note_eviction(self, key: bytes, record: bytes) -> None:
         self.evictions += 1
-        floor = Floor(records.timestamp_us(record), self._wall_clock_us())
+        self.note_time(self._wall_clock_us())
+        floor = Floor.of(record, self._latest_us)
         self.backlog.evict(key, floor)
         if not self.floors.add(key, floor, save=self.durable):
             self.lost_evictions = True
+
+    def _now_us(self) -> int:
+        now_us = self._wall_clock_us()
+        self.note_time(now_us)
+        return now_us

@@ -87,7 +87,7 @@ class OfflineStore:
         record = reader.read([key.octets]).packets.get(key.octets)
         if record is None:
             return None
-        floor = Floor(records.timestamp_us(record), now_us)
+        floor = Floor.of(record, max(now_us, reader.latest_us()))
         cache.commit(Changes(evicted={key.octets: floor}), now_us)
         return records.decode(key, record)
 

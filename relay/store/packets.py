@@ -227,13 +227,14 @@ class PacketCache(Connected):
         self._run_in_groups(_INSERT_NODES, rows)
 
 
-# The oldest floors, by id: those in excess, and those whose time is over.
+# The oldest floors, by id: those in excess, and of some more those whose time is over. Times need
+# not be in the order of ids: the clock may have been behind.
 _DROP_OLD_FLOORS: Final = """
-    DELETE FROM floors WHERE id <= max(
-        coalesce((SELECT max(id) FROM (SELECT id FROM floors ORDER BY id LIMIT :excess)), 0),
-        coalesce((SELECT max(id)
-                  FROM (SELECT id, evicted_us FROM floors ORDER BY id LIMIT :looked_at)
-                  WHERE evicted_us <= :over_us), 0))
+    DELETE FROM floors WHERE id IN (
+        SELECT id FROM (SELECT id FROM floors ORDER BY id LIMIT :excess)
+        UNION ALL
+        SELECT id FROM (SELECT id, evicted_us FROM floors ORDER BY id LIMIT :looked_at)
+        WHERE evicted_us <= :over_us)
 """
 
 

@@ -64,6 +64,18 @@ class PacketReader(Connected):
             row = self._connection.execute("SELECT EXISTS (SELECT 1 FROM floors)").fetchone()
             return bool(row[0])
 
+    def latest_us(self) -> int:
+        """Return when the packet was last seen that came last, 0 if nobody knows.
+
+        Our wall clock has said so once: one that says less may be behind. Microseconds since 1970.
+        """
+        with as_faults(self._path):
+            row = self._connection.execute(
+                f"SELECT {records.ROW_AS_HEX} FROM packets ORDER BY id DESC LIMIT 1"  # noqa: S608
+            ).fetchone()
+        checked = records.checked_row(row[0] or "") if row is not None else None
+        return 0 if checked is None else records.last_seen_us(checked[1])
+
     def read(self, keys: Sequence[bytes]) -> Found:
         """Return the packets and floors of up to `READ_KEYS_MAX` keys."""
         places = ", ".join("?" * len(keys))

@@ -91,6 +91,53 @@ def test_an_evicted_packet_leaves_a_floor_for_thirty_days(packet):
     assert world.memory.evictions == 2
 
 
+BEHIND_US = NOW_US - 2 * FLOOR_LIFE_US
+
+
+def evicted_while_behind(world: World, seen) -> None:
+    world.now_us = BEHIND_US
+    world.memory.merge(seen)
+    world.memory.purge(seen.packet.public_key.octets)
+
+
+def test_a_floor_holds_while_the_clock_is_behind(packet):
+    world = World(10)
+    world.memory.merge(packet(1, 5))
+    world.memory.purge(key(1))
+    for world.now_us in (BEHIND_US, 0, -1, NOW_US):
+        assert world.memory.floor_us(key(1)) == 5
+
+
+@pytest.mark.parametrize("evidence", ["when it was seen", "when it was signed", "the clock before"])
+def test_a_floor_set_while_the_clock_is_behind_holds_when_that_is_right_again(packet, evidence):
+    world = World(10)
+    seen_us = NOW_US if evidence == "when it was seen" else BEHIND_US
+    signed_us = NOW_US if evidence == "when it was signed" else 5
+    if evidence == "the clock before":
+        world.memory.merge(packet(2))
+    evicted_while_behind(world, packet(1, signed_us, seen_us=seen_us))
+    world.now_us = NOW_US + FLOOR_LIFE_US - 1
+    assert world.memory.floor_us(key(1)) == signed_us
+    with pytest.raises(NotMostRecentError):
+        world.memory.merge(packet(1, signed_us - 1))
+    world.now_us += 1
+    assert world.memory.floor_us(key(1)) is None
+
+
+def test_what_the_disk_knows_of_the_time_counts_for_floors(packet):
+    """As on a machine whose clock starts at 1970, and is set once there is a network."""
+    world = World(10)
+    world.memory.note_time(NOW_US)
+    evicted_while_behind(world, packet(1, 5, seen_us=BEHIND_US))
+    assert world.memory.floors.to_save(9) == {key(1): Floor(5, NOW_US)}
+    world.memory.note_time(NOW_US - 1)
+    evicted_while_behind(world, packet(2, 2**64 - 1, seen_us=BEHIND_US))
+    latest = Floor(2**64 - 1, 2**63 - 1)
+    assert world.memory.floors.to_save(9)[key(2)] == latest, "the disk has signed integers"
+    evicted_while_behind(world, packet(3, 5, seen_us=BEHIND_US))
+    assert world.memory.floors.to_save(9)[key(3)] == Floor(5, NOW_US), "what is signed is nobody's"
+
+
 def test_eviction_takes_the_least_recently_used_and_no_more_than_asked(packet):
     world = World(2)
     for number in range(6):

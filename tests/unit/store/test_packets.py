@@ -81,6 +81,17 @@ def test_eviction_deletes_the_row_and_leaves_a_floor(cache, reader, record):
     assert found.floors == {key(1): Floor(7, NOW_US)}
 
 
+def test_the_reader_tells_when_the_newest_packet_was_seen(cache, path, reader, packet):
+    assert reader.latest_us() == 0
+    for number, seen_us in ((1, NOW_US), (2, NOW_US - 5)):
+        record = records.encode(packet(number, seen_us=seen_us))
+        cache.commit(Changes(records={key(number): record}), NOW_US)
+    assert reader.latest_us() == NOW_US - 5
+    for script in ("UPDATE packets SET last_seen_us = 1", "UPDATE packets SET payload = 'text'"):
+        spoil(path, script)
+        assert reader.latest_us() == 0
+
+
 def test_what_was_evicted_and_came_back_is_there(cache, reader, record):
     changes = Changes(records={key(1): record(1, 8)}, evicted={key(1): Floor(7, NOW_US)})
     cache.commit(changes, NOW_US)
@@ -119,6 +130,18 @@ def test_floors_go_after_thirty_days(cache, reader):
     later_us = NOW_US + FLOOR_LIFE_US
     cache.commit(Changes(evicted={key(3): Floor(1, later_us)}), later_us)
     assert reader.read([key(number) for number in (1, 2, 3)]).floors.keys() == {key(2), key(3)}
+
+
+def test_a_floor_whose_time_is_over_takes_none_along_that_came_before_it(cache, reader):
+    """As one that was set while the clock was behind."""
+    behind_us = NOW_US - 2 * FLOOR_LIFE_US
+    cache.commit(Changes(evicted={key(1): Floor(1, NOW_US)}), NOW_US)
+    cache.commit(Changes(evicted={key(2): Floor(1, behind_us)}), behind_us)
+    cache.commit(Changes(evicted={key(3): Floor(1, behind_us)}), behind_us)
+    assert len(reader.read([key(number) for number in (1, 2, 3)]).floors) == 3
+    cache.commit(Changes(evicted={key(4): Floor(1, NOW_US)}), NOW_US)
+    left = reader.read([key(number) for number in (1, 2, 3, 4)]).floors.keys()
+    assert left == {key(1), key(4)}
 
 
 def test_floors_are_counted_again_after_a_failure(cache, reader, monkeypatch):

@@ -60,8 +60,8 @@ class RunningWay:
             assert store.upkeep is not None
             return await store.upkeep.take_in(packets)
 
-    async def purge(self, number: int) -> SeenPacket | None:
-        async with running(self.folder) as store:
+    async def purge(self, number: int, now_us: int = NOW_US) -> SeenPacket | None:
+        async with running(self.folder, now_us=now_us) as store:
             assert store.upkeep is not None
             return await store.upkeep.purge(key(number))
 
@@ -76,9 +76,9 @@ class OfflineWay:
         with OfflineStore(self.folder, 1000, create=True) as store:
             return store.take_in(packets, now_us)
 
-    async def purge(self, number: int) -> SeenPacket | None:
+    async def purge(self, number: int, now_us: int = NOW_US) -> SeenPacket | None:
         with OfflineStore(self.folder, 1000, create=True) as store:
-            return store.purge(key(number), NOW_US)
+            return store.purge(key(number), now_us)
 
 
 @pytest.fixture(params=[RunningWay, OfflineWay])
@@ -124,6 +124,15 @@ async def test_a_floor_holds_for_its_time(way, packet):
     await way.purge(1)
     later_us = NOW_US + FLOOR_LIFE_US
     assert await way.take_in(packet(1, 4), now_us=later_us) == ["stored"]
+
+
+async def test_a_floor_set_while_the_clock_is_behind_holds_for_its_time(way, packet):
+    behind_us = NOW_US - 2 * FLOOR_LIFE_US
+    await way.take_in(packet(1, 5, seen_us=behind_us), packet(2, 5), now_us=behind_us)
+    await way.purge(1, now_us=behind_us)
+    await way.take_in(packet(3, 5))
+    await way.purge(3)  # which drops floors whose time is over
+    assert await way.take_in(packet(1, 4), packet(1, 5)) == ["older", "stored"]
 
 
 async def test_purging_takes_it_out_of_memory_at_once(tmp_path, packet):

@@ -12,6 +12,7 @@ import trio.testing
 
 from relay.errors import NotMostRecentError, StoreError
 from relay.pkarr.keys import PublicKey
+from relay.store.floors import FLOOR_LIFE_US
 from relay.store.packets import PacketCache
 from relay.store.reader import PacketReader, Piece
 from relay.store.worker import NOT_LOADED, PacketStore, StoreHealth
@@ -31,8 +32,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def running(folder: Path | None, capacity: int = 1000) -> AsyncIterator[PacketStore]:
-    store = PacketStore(folder, capacity, lambda: NOW_US)
+async def running(
+    folder: Path | None, capacity: int = 1000, now_us: int = NOW_US
+) -> AsyncIterator[PacketStore]:
+    store = PacketStore(folder, capacity, lambda: now_us)
     store.open()
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
@@ -218,6 +221,34 @@ async def test_an_evicted_packet_leaves_a_floor_also_for_the_next_run(tmp_path, 
         store.put_soon(packet(2, 11))
         assert await store.put_if_newer(packet(1, 11)) == packet(1, 11)
         assert await present(store, 2) == set()
+
+
+@pytest.mark.parametrize("behind_us", [2 * FLOOR_LIFE_US, NOW_US])
+async def test_floors_outlive_a_run_with_the_clock_behind_and_so_do_those_set_then(
+    tmp_path, packet, behind_us
+):
+    """Set before, set then, and looked at again when the clock is right again."""
+    then_us = NOW_US - behind_us
+
+    async def evicted(store: PacketStore, number: int, now_us: int) -> None:
+        await store.put_if_newer(packet(number, 5, seen_us=now_us))
+        assert store.upkeep is not None
+        await store.upkeep.purge(key(number))
+
+    async with running(tmp_path) as store:
+        await store.put_if_newer(packet(9))
+        await evicted(store, 1, NOW_US)
+    async with running(tmp_path, now_us=then_us) as store:
+        await evicted(store, 2, then_us)
+        for number in (1, 2):
+            with pytest.raises(NotMostRecentError):
+                await store.put_if_newer(packet(number, 4))
+    async with running(tmp_path) as store:
+        await evicted(store, 3, NOW_US)
+    async with running(tmp_path) as store:
+        for number in (1, 2, 3):
+            with pytest.raises(NotMostRecentError):
+                await store.put_if_newer(packet(number, 4))
 
 
 async def test_the_disk_is_asked_once_for_a_key_it_does_not_know(tmp_path, packet, monkeypatch):
