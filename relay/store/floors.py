@@ -20,8 +20,10 @@ from relay.store import records
 
 FLOOR_LIFE_US: Final = 30 * 86_400 * 1_000_000
 """Long enough for any DHT node to have dropped the older packet (hours), by a wide margin."""
-FLOORS_PER_PACKET: Final = 4
-"""How many the disk keeps at most, for each packet that may be there."""
+_FLOORS_PER_PACKET: Final = 4
+_FLOORS_MIN: Final = 65_536
+_RENEWED_US: Final = 86_400 * 1_000_000
+"""A floor that is no older than this is as good as one that is set now."""
 _SAVED_MAX: Final = 8192
 """How many of those that the disk has are kept here as well."""
 _ABSENT_MAX: Final = 4096
@@ -32,6 +34,14 @@ _TIME_MAX_US: Final = 2**63 - 1
 """SQLite integers are signed."""
 _DROPPED_AT_ONCE: Final = 16
 """More than one for each that comes, so that lower bounds are reached, and without a pause."""
+
+
+def floors_kept(capacity: int) -> int:
+    """Return how many the disk keeps at most: four for each packet that may be there.
+
+    And 6 MB of them, also where hardly a packet is kept, or none.
+    """
+    return max(_FLOORS_PER_PACKET * capacity, _FLOORS_MIN)
 
 
 class Floor(NamedTuple):
@@ -129,6 +139,15 @@ class FloorTable:
         if floor is None or is_over(floor.evicted_us, now_us):
             return None
         return floor.timestamp_us
+
+    def knows(self, key: bytes, floor: Floor) -> bool:
+        """Tell whether there is a floor of `key` that makes this one needless."""
+        known = self._known.get(key)
+        return (
+            known is not None
+            and known.timestamp_us >= floor.timestamp_us
+            and known.evicted_us >= floor.evicted_us - _RENEWED_US
+        )
 
     def not_saved(self, key: bytes) -> Floor | None:
         """Return the floor of `key` if its eviction waits for the disk."""

@@ -16,7 +16,7 @@ from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import CLOCK_CORRECTION_US, SeenPacket
 from relay.store import records
 from relay.store.backlog import Backlog
-from relay.store.floors import FLOORS_PER_PACKET, Floor, FloorTable
+from relay.store.floors import Floor, FloorTable, floors_kept
 from relay.store.reader import Found, Piece
 from relay.store.records import unpack
 from relay.store.table import PacketTable
@@ -30,11 +30,11 @@ _UNSAVED_MAX: Final = 8192
 def _floor_bounds(capacity: int) -> tuple[int, int]:
     """Return how many floors there may be here, and how many of them that wait for the disk.
 
-    The disk keeps four a packet. Here there are so many only while it cannot take them, and
-    never more than the packets weigh.
+    Here there are as many as on the disk only while that cannot take them, and never many more
+    than the packets weigh.
     """
-    floors_max = min(FLOORS_PER_PACKET * capacity, capacity + _FLOORS_EXTRA)
-    return floors_max, max(floors_max, _UNSAVED_MAX)
+    floors_max = max(min(floors_kept(capacity), capacity + _FLOORS_EXTRA), _UNSAVED_MAX)
+    return floors_max, floors_max
 
 
 class Memory:
@@ -105,6 +105,9 @@ class Memory:
             floor_us = self.floor_us(key)
             if floor_us is not None and seen.packet.timestamp_us < floor_us:
                 raise NotMostRecentError
+            if self.table.capacity == 0:
+                self._pass_on(key, new)
+                return seen
         self._insert(key, new)
         return seen
 
@@ -203,6 +206,12 @@ class Memory:
             self._evict_next()  # at once, even if it is in use
         self._on_change()
 
+    def _pass_on(self, key: bytes, record: bytes) -> None:
+        """Keep no packet, and let none that is older follow it."""
+        if not self.floors.knows(key, self._floor_of(record)):
+            self._set_floor(key, record)
+            self._on_change()
+
     def _evict_next(self) -> None:
         evicted = self.table.evict()
         if evicted is not None:
@@ -224,11 +233,17 @@ class Memory:
 
     def _note_eviction(self, key: bytes, record: bytes) -> None:
         self.evictions += 1
-        self.note_time(self._wall_clock_us())
-        floor = Floor.of(record, self._latest_us)
+        self._set_floor(key, record)
+
+    def _set_floor(self, key: bytes, record: bytes) -> None:
+        floor = self._floor_of(record)
         self.backlog.evict(key, floor)
         if not self.floors.add(key, floor, save=self.durable):
             self.lost_evictions = True
+
+    def _floor_of(self, record: bytes) -> Floor:
+        self._now_us()
+        return Floor.of(record, self._latest_us)
 
     def _now_us(self) -> int:
         now_us = self._wall_clock_us()

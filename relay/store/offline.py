@@ -16,7 +16,7 @@ from relay.pkarr.packet import SeenPacket, merge
 from relay.store import records
 from relay.store.database import DATABASE_FILE
 from relay.store.faults import as_faults
-from relay.store.floors import FLOORS_PER_PACKET, Floor, is_over
+from relay.store.floors import Floor, floors_kept, is_over
 from relay.store.lock import LOCK_FILE, FolderLock
 from relay.store.packets import Changes, PacketCache
 from relay.store.reader import READ_KEYS_MAX, Found, PacketReader
@@ -93,7 +93,7 @@ class OfflineStore:
 
     def _files(self) -> tuple[PacketCache, PacketReader]:
         if self._open is None:
-            cache = PacketCache(self.path, floors_max=FLOORS_PER_PACKET * self._capacity)
+            cache = PacketCache(self.path, floors_max=floors_kept(self._capacity))
             try:
                 with as_faults(self.path):
                     _give_to_the_owner(self.path.parent, self.path)

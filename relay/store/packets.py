@@ -31,6 +31,8 @@ _ROWS_AT_ONCE: Final = (64, 16, 4, 1)
 _FLOORS_DROPPED_MAX: Final = 4096
 """How many floors one commit drops at most, so that no commit takes long."""
 _GENERATIONS_MAX: Final = 2**62
+_PACKET_BYTES_MIN: Final = 128
+"""What a packet takes in the file, at least: 116 bytes in its row, and its key in the index."""
 _VACUUM_PAGES: Final = 512
 _SPARE_PAGES: Final = 64
 """Free pages worth keeping; they are used again before the file grows."""
@@ -69,6 +71,7 @@ class PacketCache(Connected):
         self.created: Final = opened.created
         """Whether there was no file before."""
         self._floor_count: int | None = None
+        self._floors_spared = 0
 
     @property
     def replaced(self) -> bool:
@@ -97,9 +100,12 @@ class PacketCache(Connected):
             The records, by key, that were newer than those in `changes` and were kept.
         """
         if changes.floors_max is not None:
+            if changes.floors_max < self._floors_max:
+                self._floor_count = None  # see what there is to spare
             self._floors_max = changes.floors_max
         with self._transaction():
             if changes.evicted:
+                self._count_floors()
                 floors = [records.floor_row(key, *floor) for key, floor in changes.evicted.items()]
                 self._run_in_groups(_DELETE_PACKETS, [floor[:2] for floor in floors])
                 self._add_floors(floors, now_us)
@@ -201,16 +207,27 @@ class PacketCache(Connected):
         )
         return dict(entry for entry in stored if entry and records.newer(entry[1], ours[entry[0]]))
 
-    def _add_floors(self, rows: Sequence[tuple[bytes, bytes, int, int]], now_us: int) -> None:
+    def _count_floors(self) -> int:
+        """Count the floors, once; those that a larger cache leaves are to go by their age alone.
+
+        They are as many as it had packets, at least.
+        """
         if self._floor_count is None:
-            (self._floor_count,) = self._connection.execute(
-                "SELECT count(*) FROM floors"
-            ).fetchone()
+            (count,) = self._connection.execute("SELECT count(*) FROM floors").fetchone()
+            packets = 0
+            if self._file_bytes > self._floors_max * _PACKET_BYTES_MIN:  # else there are not more
+                (packets,) = self._connection.execute("SELECT count(*) FROM packets").fetchone()
+            self._floors_spared = max(self._floors_spared, count, packets)
+            self._floor_count = int(count)
+        return self._floor_count
+
+    def _add_floors(self, rows: Sequence[tuple[bytes, bytes, int, int]], now_us: int) -> None:
         # Deleted and inserted again, not updated: the new id puts it last in the order.
         replaced = self._run_in_groups(_DELETE_FLOORS, [row[:1] for row in rows])
         self._run_in_groups(_INSERT_FLOORS, rows)
-        count = self._floor_count + len(rows) - replaced
-        excess = min(max(count - self._floors_max, 0), _FLOORS_DROPPED_MAX)
+        count = self._count_floors() + len(rows) - replaced
+        kept = max(self._floors_max, self._floors_spared)
+        excess = min(max(count - kept, 0), _FLOORS_DROPPED_MAX)
         dropped = self._connection.execute(
             _DROP_OLD_FLOORS,
             {

@@ -24,7 +24,7 @@ from relay.store.bell import Bell
 from relay.store.database import DATABASE_FILE
 from relay.store.disk_thread import DiskThread
 from relay.store.faults import DatabaseFaultError, FilesLostError, as_faults
-from relay.store.floors import FLOORS_PER_PACKET
+from relay.store.floors import floors_kept
 from relay.store.in_use import Number, number_of, state_of
 from relay.store.lock import LOCK_FILE, FolderLock
 from relay.store.memory import Memory
@@ -238,7 +238,7 @@ class Writer:
                 self._lock = FolderLock.take(self._folder)
         capacity = self._memory.table.capacity
         self._refused = state_of(self.path)
-        cache = PacketCache(self.path, floors_max=FLOORS_PER_PACKET * capacity)
+        cache = PacketCache(self.path, floors_max=floors_kept(capacity))
         self._refused = None
         self._used = number_of(self.path)
         return cache
@@ -301,7 +301,7 @@ class Writer:
             records=group.records,
             evicted=group.evicted,
             nodes=self._nodes,
-            floors_max=FLOORS_PER_PACKET * memory.table.capacity,
+            floors_max=floors_kept(memory.table.capacity),
             unsure=not self._loaded or memory.lost_evictions,
         )
         began = trio.current_time()

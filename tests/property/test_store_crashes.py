@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from relay.errors import NotMostRecentError
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket, SignedPacket
-from relay.store.floors import FLOORS_PER_PACKET
+from relay.store.floors import floors_kept
 from relay.store.memory import Memory
 from relay.store.packets import Changes, PacketCache
 from relay.store.reader import PacketReader, Piece
@@ -52,7 +52,7 @@ class CrashMachine(RuleBasedStateMachine):
         self.memory = Memory(capacity, lambda: NOW_US, lambda: None)
         self.memory.durable = True
         path = self.folder / "cache.sqlite3"
-        self.cache = PacketCache(path, floors_max=FLOORS_PER_PACKET * capacity)
+        self.cache = PacketCache(path, floors_max=floors_kept(capacity))
         self.reader = PacketReader(path)
         self.pieces: Iterator[Piece] | None = self.reader.load()
 

@@ -166,8 +166,8 @@ def test_no_packet_goes_that_is_asked_for_all_the_while_however_many_such_there_
 
 
 def test_an_insertion_that_evicts_its_own_packet_leaves_a_floor_to_wait_for(packet):
-    world = World(0)
-    numbers = range(SLACK_PACKETS + 1)
+    world = World(1)
+    numbers = range(SLACK_PACKETS + 2)
     for number in numbers:
         world.memory.merge(packet(number, 7))
         done = world.memory.written(key(number))
@@ -176,7 +176,25 @@ def test_an_insertion_that_evicts_its_own_packet_leaves_a_floor_to_wait_for(pack
     group = world.memory.backlog.take({})
     assert group.done is done
     assert group.evicted == {key(gone): Floor(7, NOW_US)}
-    assert len(group.records) == SLACK_PACKETS
+    assert len(group.records) == SLACK_PACKETS + 1
+
+
+def test_of_a_packet_that_is_not_kept_the_floor_is_waited_for(packet):
+    world = World(0)
+    for timestamp_us in (5, 6):
+        world.memory.merge(packet(1, timestamp_us))
+        assert world.memory.written(key(1)) is not None
+    group = world.memory.backlog.take({})
+    assert (group.records, group.evicted) == ({}, {key(1): Floor(6, NOW_US)})
+    assert world.changes == 2
+    world.memory.merge(packet(1, 6))
+    assert world.memory.written(key(1)) is group.done
+    assert world.changes == 2, "nothing is new"
+    world.memory.floors.saved(group.evicted.items())
+    world.memory.backlog.finish(group)
+    world.now_us += FLOOR_LIFE_US // 30 + 1
+    world.memory.merge(packet(1, 6))
+    assert world.memory.floors.to_save(9) == {key(1): Floor(6, world.now_us)}, "for another month"
 
 
 def test_a_step_of_eviction_is_short_also_where_all_are_in_use(packet):
@@ -246,10 +264,13 @@ def test_an_eviction_that_waits_for_the_disk_ends_when_its_key_has_a_packet_agai
     packet, comes, floors_known
 ):
     """Saved later it would take the new packet's row from the disk."""
-    world = World(1 if floors_known else 0)
+    world = World(1)
+    if not floors_known:  # so many others came since
+        world.memory.floors.resize(0, 10)
     world.memory.merge(packet(1, 5))
     world.memory.merge(packet(2, 5))
     world.memory.evict(64)
+    world.memory.purge(key(2))
     world.memory.resize(10)
     assert key(1) in world.memory.floors.to_save(9)
     assert bool(world.memory.floors) == floors_known

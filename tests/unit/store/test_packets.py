@@ -124,6 +124,29 @@ def test_the_oldest_floors_go_when_there_are_too_many(cache, reader):
     assert left == {0, *range(3, 102)}
 
 
+def test_floors_that_a_larger_cache_left_go_by_age_alone(path, record):
+    """They are what it promised of the packets that a smaller one has no room for."""
+    group = {key(number): record(number) for number in range(300)}
+
+    def evict(cache: PacketCache, count: int, first: int = 0, *, later_us: int = 0) -> int:
+        floors = {key(first + n): Floor(1, NOW_US + later_us) for n in range(count)}
+        cache.commit(Changes(evicted=floors, floors_max=10), NOW_US + later_us)
+        with PacketReader(path) as reader:
+            return sum(bool(reader.read([key(n)]).floors) for n in range(1000))
+
+    with PacketCache(path, floors_max=1200) as cache:
+        cache.commit(Changes(records=group, floors_max=1200), NOW_US)
+        cache.look()
+        assert evict(cache, 50) == 50
+        assert evict(cache, 50, 50) == 100
+    with PacketCache(path, floors_max=10) as cache:
+        assert evict(cache, 100, 100) == 200
+        assert evict(cache, 40, 200) == 200, "no more than were there when it was opened"
+    with PacketCache(path, floors_max=10) as cache:
+        assert evict(cache, 60, 240) == 200
+        assert evict(cache, 10, 300, later_us=FLOOR_LIFE_US) == 10
+
+
 def test_floors_go_after_thirty_days(cache, reader):
     cache.commit(Changes(evicted={key(1): Floor(1, NOW_US)}), NOW_US)
     cache.commit(Changes(evicted={key(2): Floor(1, NOW_US + 1)}), NOW_US + 1)
