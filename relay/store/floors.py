@@ -113,13 +113,14 @@ class FloorTable:
         self._unsaved.pop(key, None)
 
     def learn(self, key: bytes, floor: Floor) -> None:
-        """Note a floor read from the disk, unless one is known."""
-        if key not in self._known:
+        """Note a floor read from the disk, unless one is known that is as high."""
+        known = self._known.get(key) or self._unsaved.get(key)
+        if known is None or known.timestamp_us < floor.timestamp_us:
             self._know(key, floor)
 
     def learn_absent(self, key: bytes) -> None:
         """Note that the disk, just asked, has nothing of `key`: neither a floor nor a packet."""
-        if key in self._known:  # evicted while the disk was asked
+        if key in self._known or key in self._unsaved:  # evicted while the disk was asked
             return
         self._absent[key] = None
         if len(self._absent) > _ABSENT_MAX:

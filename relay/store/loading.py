@@ -15,9 +15,10 @@ from relay.pkarr.packet import SeenPacket, merge
 from relay.store.bell import Bell
 from relay.store.disk_thread import DiskThread
 from relay.store.faults import DatabaseFaultError
+from relay.store.found import READ_KEYS_MAX
 from relay.store.memory import Memory
 from relay.store.packets import Node
-from relay.store.reader import READ_KEYS_MAX, PacketReader, Piece
+from relay.store.reader import PacketReader, Piece
 from relay.store.writer import RETRY_S, Writer
 
 _log = logging.getLogger("relay.store")
@@ -198,6 +199,8 @@ class Loader:
         if piece is not None:
             self._memory.take_over(piece, may_evict=self._writer.fault is None)
             return
+        if self._reopen_wanted or self._reopened is not None:  # it was the load of another file
+            return
         self._memory.table.forget_expected()
         self.loading = False
         self._writer.load_is_over()
@@ -225,7 +228,8 @@ class Loader:
         self._wanted.pop(key).set()
 
     def _let_go(self) -> None:
-        """Answer all who wait from memory alone."""
+        """Answer all who wait from memory alone; the writer has to look for itself then."""
+        self._writer.doubt()
         for key in list(self._wanted):
             self._finish(key)
 
@@ -240,6 +244,7 @@ class Loader:
         if self.fault is None and self._writer.fault is None:
             _log.error("%s; its packets cannot be read just now", fault)
         self.fault = fault
+        self._writer.doubt()
 
 
 def _next_piece(pieces: Iterator[Piece]) -> Piece | None:

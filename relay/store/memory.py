@@ -17,7 +17,8 @@ from relay.pkarr.packet import CLOCK_CORRECTION_US, SeenPacket
 from relay.store import records
 from relay.store.backlog import Backlog
 from relay.store.floors import Floor, FloorTable, floors_kept
-from relay.store.reader import Found, Piece
+from relay.store.found import Found
+from relay.store.reader import Piece
 from relay.store.records import unpack
 from relay.store.table import PacketTable
 
@@ -123,12 +124,31 @@ class Memory:
             self.merge(seen)
 
     def adopt(self, found: Found) -> None:
-        """Take packets and floors that were read from the disk because somebody needs them."""
+        """Take packets and floors that were read from the disk because somebody needs them.
+
+        A packet that was taken in while the disk could not be read may turn out to be too old.
+        """
         for key, record in found.packets.items():
             if self._is_news(key, record):
                 self._replace(key, record)
         for key, floor in found.floors.items():
             self.floors.learn(key, floor)
+            self._drop_below_floor(key)
+
+    def judged(self, winner: SeenPacket) -> SeenPacket:
+        """Return the winner once more, now that the disk has been asked.
+
+        Raises:
+            NotMostRecentError: a more recent packet of the key was evicted.
+        """
+        key = winner.packet.public_key
+        held = self.table.peek(key.octets)
+        if held is not None:
+            newer = records.newer(held, records.encode(winner))
+            return records.decode(key, held) if newer else winner
+        if winner.packet.timestamp_us < (self.floor_us(key.octets) or 0):
+            raise NotMostRecentError
+        return winner
 
     def take_over(self, piece: Piece, *, may_evict: bool) -> None:
         """Take a piece of the start-up load.
@@ -221,6 +241,12 @@ class Memory:
         self.table.put(key, record)
         self.floors.take_back(key)
         self.backlog.drop(key)  # the disk has it already
+
+    def _drop_below_floor(self, key: bytes) -> None:
+        held = self.table.peek(key)
+        if held is not None and records.timestamp_us(held) < (self.floor_us(key) or 0):
+            self.table.remove(key)
+            self.backlog.drop(key)
 
     def _is_news(self, key: bytes, record: bytes) -> bool:
         """Tell whether a record on the disk is newer than what is known here."""

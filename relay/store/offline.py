@@ -17,9 +17,10 @@ from relay.store import records
 from relay.store.database import DATABASE_FILE
 from relay.store.faults import as_faults
 from relay.store.floors import Floor, floors_kept, is_over
+from relay.store.found import READ_KEYS_MAX, Found
 from relay.store.lock import LOCK_FILE, FolderLock
 from relay.store.packets import Changes, PacketCache
-from relay.store.reader import READ_KEYS_MAX, Found, PacketReader
+from relay.store.reader import PacketReader
 
 Outcome = Literal["stored", "known", "older"]
 """It is on the disk now; it was there already; a more recent one is there, or was."""

@@ -194,6 +194,7 @@ class PacketStore:
             written = self._memory.written(key)
             if written is not None:
                 await written.wait()
+                winner = self._memory.judged(winner)
         return winner
 
     def resize(self, capacity: int) -> None:

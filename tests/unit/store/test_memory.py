@@ -8,8 +8,9 @@ from relay.errors import NotMostRecentError
 from relay.pkarr.packet import CLOCK_CORRECTION_US
 from relay.store import records
 from relay.store.floors import FLOOR_LIFE_US, Floor
+from relay.store.found import Found
 from relay.store.memory import SLACK_PACKETS, Memory
-from relay.store.reader import Found, Piece
+from relay.store.reader import Piece
 
 NOW_US = 1_750_000_000_000_000
 
@@ -287,6 +288,36 @@ def test_a_floor_from_the_disk_is_kept(packet):
     assert world.memory.floor_us(key(1)) == 5
     with pytest.raises(NotMostRecentError):
         world.memory.merge(packet(1, 4))
+
+
+def test_a_floor_from_the_disk_takes_a_packet_that_is_below_it(packet):
+    """Which was taken in while the disk could not be read."""
+    world = World(10)
+    for number in (1, 2, 3):
+        winner = world.memory.merge(packet(number, 5))
+        assert world.memory.judged(winner) == winner
+        assert world.memory.written(key(number)) is not None
+    floors = {key(number): Floor(3 + number, NOW_US) for number in (1, 2, 3)}
+    floors[key(3)] = Floor(6, NOW_US - FLOOR_LIFE_US)
+    world.memory.adopt(
+        Found(packets=disk(packet(2, 7)), floors=floors | {key(2): Floor(8, NOW_US)})
+    )
+    assert set(world.memory.table.keys()) == {key(1), key(3)}
+    assert world.memory.judged(packet(1, 5)) == packet(1, 5)
+    with pytest.raises(NotMostRecentError):
+        world.memory.judged(packet(2, 5))
+    assert world.memory.floor_us(key(2)) == 8
+    group = world.memory.backlog.take(world.memory.floors.to_save(9))
+    assert group.records == disk(packet(1, 5), packet(3, 5))
+    assert group.evicted == {}
+
+
+def test_a_packet_from_the_disk_is_the_winner_if_it_is_newer(packet):
+    world = World(10)
+    winner = world.memory.merge(packet(1, 5))
+    world.memory.adopt(Found(packets=disk(packet(1, 7))))
+    assert world.memory.judged(winner) == packet(1, 7)
+    assert world.memory.judged(packet(1, 8)) == packet(1, 8)
 
 
 def test_a_smaller_capacity_evicts_from_the_disk(packet):

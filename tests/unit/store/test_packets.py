@@ -8,6 +8,7 @@ import pytest
 from relay.store import packets, records
 from relay.store.faults import DatabaseFaultError, as_faults
 from relay.store.floors import FLOOR_LIFE_US, Floor
+from relay.store.found import Found
 from relay.store.packets import Changes, PacketCache
 from relay.store.reader import PacketReader
 
@@ -57,7 +58,7 @@ def loaded(reader: PacketReader) -> tuple[list[bytes], dict[bytes, bytes]]:
 @pytest.mark.parametrize("count", [0, 1, 5, 85, 1500])
 def test_a_group_of_any_size_is_written_whole(cache, reader, record, count):
     group = {key(number): record(number) for number in range(count)}
-    assert cache.commit(Changes(records=group), NOW_US) == {}
+    assert cache.commit(Changes(records=group), NOW_US) == Found()
     assert loaded(reader) == ([], group)
     newer = {octets: record(int.from_bytes(octets, "big"), 2) for octets in group}
     cache.commit(Changes(records=newer), NOW_US)
@@ -184,9 +185,45 @@ def test_floors_are_counted_again_after_a_failure(cache, reader, monkeypatch):
 def test_unsure_of_the_file_newer_packets_in_it_are_kept(cache, reader, record):
     cache.commit(Changes(records={key(1): record(1, 9), key(2): record(2, 1)}), NOW_US)
     ours = {key(1): record(1, 5), key(2): record(2, 5), key(3): record(3, 5)}
-    kept = cache.commit(Changes(records=ours, unsure=True), NOW_US)
-    assert kept == {key(1): record(1, 9)}
-    assert loaded(reader)[1] == ours | kept
+    found = cache.commit(Changes(records=ours, unsure=True), NOW_US)
+    assert found == Found({key(1): record(1, 9)})
+    assert loaded(reader)[1] == ours | found.packets
+
+
+@pytest.mark.parametrize("count", [3, 99])
+def test_unsure_of_the_file_what_is_below_a_floor_in_it_is_not_written(
+    cache, reader, record, count
+):
+    many = {key(number): Floor(9, NOW_US) for number in range(count)}
+    cache.commit(Changes(evicted=many), NOW_US)
+    times = [8, 9, 10]
+    ours = {octets: record(n, times[n % 3]) for n, octets in enumerate(many)}
+    found = cache.commit(Changes(records=ours, unsure=True), NOW_US)
+    assert found == Found(floors=dict(list(many.items())[::3]))
+    assert loaded(reader)[1] == {octets: ours[octets] for octets in many.keys() - found.floors}
+    later_us = NOW_US + FLOOR_LIFE_US
+    assert cache.commit(Changes(records=ours, unsure=True), later_us) == Found()
+    assert loaded(reader)[1] == ours
+
+
+def test_unsure_of_the_file_no_eviction_lowers_a_floor_or_hides_a_newer_packet(
+    cache, reader, record
+):
+    before = Changes({key(1): record(1, 9)}, {key(2): Floor(9, NOW_US), key(3): Floor(1, NOW_US)})
+    cache.commit(before, NOW_US)
+    ours = {key(number): Floor(5, NOW_US + 1) for number in (1, 2, 3)}
+    found = cache.commit(Changes(evicted=ours, unsure=True), NOW_US + 1)
+    assert found == Found({key(1): record(1, 9)}, {key(2): Floor(9, NOW_US)})
+    there = reader.read([key(number) for number in (1, 2, 3)])
+    assert there.packets == {key(1): record(1, 9)}
+    assert there.floors == ours | {key(2): Floor(9, NOW_US + 1)}
+
+
+def test_unsure_of_the_file_a_spoiled_floor_does_not_count(cache, path, reader, record):
+    cache.commit(Changes(evicted={key(1): Floor(9, NOW_US)}), NOW_US)
+    spoil(path, "UPDATE floors SET checksum = checksum + 1")
+    assert cache.commit(Changes({key(1): record(1, 5)}, unsure=True), NOW_US) == Found()
+    assert reader.read([key(1)]).packets == {key(1): record(1, 5)}
 
 
 def test_unsure_of_the_file_a_spoiled_row_is_replaced(cache, path, reader, record):
