@@ -303,7 +303,7 @@ def debug(session: nox.Session) -> None:
     environment = Environment(session)
     tree = _tree_as_installed("debug", Path("..", "_speedups"))
     shutil.copytree(ROOT / "_speedups", tree / "_speedups", ignore=shutil.ignore_patterns("*.so"))
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "config.toml"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "config.toml", "noxfile.py"):
         shutil.copy(ROOT / name, tree)
     shutil.copytree(ROOT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("bench", "docs"):  # some tests look at these

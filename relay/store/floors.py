@@ -4,26 +4,44 @@ An evicted packet leaves its timestamp behind, so that an older packet of the sa
 wandering about the DHT, cannot come back in its place. The disk keeps them for 30 days; here are
 the few that a look-up may need without the disk.
 
+The clock may be wrong. One that is behind ends no floor, and a floor set then starts its time
+when the packet was signed or seen, or at the latest time known, if that is later: in doubt a
+floor holds longer.
+
 Sans-IO: callers pass the wall clock, `now_us`.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
+
+from relay.store import records
 
 FLOOR_LIFE_US: Final = 30 * 86_400 * 1_000_000
 """Long enough for any DHT node to have dropped the older packet (hours), by a wide margin."""
-FLOORS_PER_PACKET: Final = 4
-"""How many the disk keeps at most, for each packet that may be there."""
+_FLOORS_PER_PACKET: Final = 4
+_FLOORS_MIN: Final = 65_536
+_RENEWED_US: Final = 86_400 * 1_000_000
+"""A floor that is no older than this is as good as one that is set now."""
 _SAVED_MAX: Final = 8192
 """How many of those that the disk has are kept here as well."""
 _ABSENT_MAX: Final = 4096
 """A PUT asks twice, before and after the DHT; so many may be under way."""
 
 
+_TIME_MAX_US: Final = 2**63 - 1
+"""SQLite integers are signed."""
 _DROPPED_AT_ONCE: Final = 16
 """More than one for each that comes, so that lower bounds are reached, and without a pause."""
+
+
+def floors_kept(capacity: int) -> int:
+    """Return how many the disk keeps at most: four for each packet that may be there.
+
+    And 6 MB of them, also where hardly a packet is kept, or none.
+    """
+    return max(_FLOORS_PER_PACKET * capacity, _FLOORS_MIN)
 
 
 class Floor(NamedTuple):
@@ -31,6 +49,16 @@ class Floor(NamedTuple):
 
     timestamp_us: int
     evicted_us: int
+
+    @classmethod
+    def of(cls, record: bytes, now_us: int) -> Self:
+        """Return the floor that a packet leaves that goes now.
+
+        It was not evicted before it was seen and signed, whatever a clock that is behind says.
+        """
+        timestamp_us = records.timestamp_us(record)
+        evicted_us = max(now_us, records.last_seen_us(record), timestamp_us)
+        return cls(timestamp_us, min(evicted_us, _TIME_MAX_US))
 
 
 class FloorTable:
@@ -85,13 +113,14 @@ class FloorTable:
         self._unsaved.pop(key, None)
 
     def learn(self, key: bytes, floor: Floor) -> None:
-        """Note a floor read from the disk, unless one is known."""
-        if key not in self._known:
+        """Note a floor read from the disk, unless one is known that is as high."""
+        known = self._known.get(key) or self._unsaved.get(key)
+        if known is None or known.timestamp_us < floor.timestamp_us:
             self._know(key, floor)
 
     def learn_absent(self, key: bytes) -> None:
         """Note that the disk, just asked, has nothing of `key`: neither a floor nor a packet."""
-        if key in self._known:  # evicted while the disk was asked
+        if key in self._known or key in self._unsaved:  # evicted while the disk was asked
             return
         self._absent[key] = None
         if len(self._absent) > _ABSENT_MAX:
@@ -111,6 +140,15 @@ class FloorTable:
         if floor is None or is_over(floor.evicted_us, now_us):
             return None
         return floor.timestamp_us
+
+    def knows(self, key: bytes, floor: Floor) -> bool:
+        """Tell whether there is a floor of `key` that makes this one needless."""
+        known = self._known.get(key)
+        return (
+            known is not None
+            and known.timestamp_us >= floor.timestamp_us
+            and known.evicted_us >= floor.evicted_us - _RENEWED_US
+        )
 
     def not_saved(self, key: bytes) -> Floor | None:
         """Return the floor of `key` if its eviction waits for the disk."""

@@ -15,9 +15,10 @@ from relay.pkarr.packet import SeenPacket, merge
 from relay.store.bell import Bell
 from relay.store.disk_thread import DiskThread
 from relay.store.faults import DatabaseFaultError
+from relay.store.found import READ_KEYS_MAX
 from relay.store.memory import Memory
 from relay.store.packets import Node
-from relay.store.reader import READ_KEYS_MAX, PacketReader, Piece
+from relay.store.reader import PacketReader, Piece
 from relay.store.writer import RETRY_S, Writer
 
 _log = logging.getLogger("relay.store")
@@ -180,6 +181,7 @@ class Loader:
             self._memory.floors.forget_absent()
             self._reader = await self._disk.run(PacketReader, self._writer.path)
         reader = self._reader
+        self._memory.note_time(await self._disk.run(reader.latest_us))
         self._floors_found = await self._disk.run(reader.has_floors)
         self.fault = None
         self.loading = True
@@ -196,6 +198,8 @@ class Loader:
         piece = await self._disk.run(_next_piece, pieces)
         if piece is not None:
             self._memory.take_over(piece, may_evict=self._writer.fault is None)
+            return
+        if self._reopen_wanted or self._reopened is not None:  # it was the load of another file
             return
         self._memory.table.forget_expected()
         self.loading = False
@@ -224,7 +228,8 @@ class Loader:
         self._wanted.pop(key).set()
 
     def _let_go(self) -> None:
-        """Answer all who wait from memory alone."""
+        """Answer all who wait from memory alone; the writer has to look for itself then."""
+        self._writer.doubt()
         for key in list(self._wanted):
             self._finish(key)
 
@@ -239,6 +244,7 @@ class Loader:
         if self.fault is None and self._writer.fault is None:
             _log.error("%s; its packets cannot be read just now", fault)
         self.fault = fault
+        self._writer.doubt()
 
 
 def _next_piece(pieces: Iterator[Piece]) -> Piece | None:

@@ -16,8 +16,9 @@ from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import CLOCK_CORRECTION_US, SeenPacket
 from relay.store import records
 from relay.store.backlog import Backlog
-from relay.store.floors import FLOORS_PER_PACKET, Floor, FloorTable
-from relay.store.reader import Found, Piece
+from relay.store.floors import Floor, FloorTable, floors_kept
+from relay.store.found import Found
+from relay.store.reader import Piece
 from relay.store.records import unpack
 from relay.store.table import PacketTable
 
@@ -30,11 +31,11 @@ _UNSAVED_MAX: Final = 8192
 def _floor_bounds(capacity: int) -> tuple[int, int]:
     """Return how many floors there may be here, and how many of them that wait for the disk.
 
-    The disk keeps four a packet. Here there are so many only while it cannot take them, and
-    never more than the packets weigh.
+    Here there are as many as on the disk only while that cannot take them, and never many more
+    than the packets weigh.
     """
-    floors_max = min(FLOORS_PER_PACKET * capacity, capacity + _FLOORS_EXTRA)
-    return floors_max, max(floors_max, _UNSAVED_MAX)
+    floors_max = max(min(floors_kept(capacity), capacity + _FLOORS_EXTRA), _UNSAVED_MAX)
+    return floors_max, floors_max
 
 
 class Memory:
@@ -58,6 +59,7 @@ class Memory:
         """Whether the file may hold packets that were evicted, whose floors were lost."""
         self.evictions = 0
         self._wall_clock_us = wall_clock_us
+        self._latest_us = 0
         self._on_change = on_change
 
     def resize(self, capacity: int) -> None:
@@ -83,7 +85,11 @@ class Memory:
 
     def floor_us(self, key: bytes) -> int | None:
         """Return the floor of `key` as far as it is known here."""
-        return self.floors.get(key, self._wall_clock_us())
+        return self.floors.get(key, self._now_us())
+
+    def note_time(self, latest_us: int) -> None:
+        """Note a time of our wall clock, microseconds since 1970: none before it is to come."""
+        self._latest_us = max(self._latest_us, latest_us)
 
     def merge(self, seen: SeenPacket) -> SeenPacket:
         """Apply the cache update rule; return the winner.
@@ -100,6 +106,9 @@ class Memory:
             floor_us = self.floor_us(key)
             if floor_us is not None and seen.packet.timestamp_us < floor_us:
                 raise NotMostRecentError
+            if self.table.capacity == 0:
+                self._pass_on(key, new)
+                return seen
         self._insert(key, new)
         return seen
 
@@ -115,12 +124,31 @@ class Memory:
             self.merge(seen)
 
     def adopt(self, found: Found) -> None:
-        """Take packets and floors that were read from the disk because somebody needs them."""
+        """Take packets and floors that were read from the disk because somebody needs them.
+
+        A packet that was taken in while the disk could not be read may turn out to be too old.
+        """
         for key, record in found.packets.items():
             if self._is_news(key, record):
                 self._replace(key, record)
         for key, floor in found.floors.items():
             self.floors.learn(key, floor)
+            self._drop_below_floor(key)
+
+    def judged(self, winner: SeenPacket) -> SeenPacket:
+        """Return the winner once more, now that the disk has been asked.
+
+        Raises:
+            NotMostRecentError: a more recent packet of the key was evicted.
+        """
+        key = winner.packet.public_key
+        held = self.table.peek(key.octets)
+        if held is not None:
+            newer = records.newer(held, records.encode(winner))
+            return records.decode(key, held) if newer else winner
+        if winner.packet.timestamp_us < (self.floor_us(key.octets) or 0):
+            raise NotMostRecentError
+        return winner
 
     def take_over(self, piece: Piece, *, may_evict: bool) -> None:
         """Take a piece of the start-up load.
@@ -198,6 +226,12 @@ class Memory:
             self._evict_next()  # at once, even if it is in use
         self._on_change()
 
+    def _pass_on(self, key: bytes, record: bytes) -> None:
+        """Keep no packet, and let none that is older follow it."""
+        if not self.floors.knows(key, self._floor_of(record)):
+            self._set_floor(key, record)
+            self._on_change()
+
     def _evict_next(self) -> None:
         evicted = self.table.evict()
         if evicted is not None:
@@ -207,6 +241,12 @@ class Memory:
         self.table.put(key, record)
         self.floors.take_back(key)
         self.backlog.drop(key)  # the disk has it already
+
+    def _drop_below_floor(self, key: bytes) -> None:
+        held = self.table.peek(key)
+        if held is not None and records.timestamp_us(held) < (self.floor_us(key) or 0):
+            self.table.remove(key)
+            self.backlog.drop(key)
 
     def _is_news(self, key: bytes, record: bytes) -> bool:
         """Tell whether a record on the disk is newer than what is known here."""
@@ -219,7 +259,19 @@ class Memory:
 
     def _note_eviction(self, key: bytes, record: bytes) -> None:
         self.evictions += 1
-        floor = Floor(records.timestamp_us(record), self._wall_clock_us())
+        self._set_floor(key, record)
+
+    def _set_floor(self, key: bytes, record: bytes) -> None:
+        floor = self._floor_of(record)
         self.backlog.evict(key, floor)
         if not self.floors.add(key, floor, save=self.durable):
             self.lost_evictions = True
+
+    def _floor_of(self, record: bytes) -> Floor:
+        self._now_us()
+        return Floor.of(record, self._latest_us)
+
+    def _now_us(self) -> int:
+        now_us = self._wall_clock_us()
+        self.note_time(now_us)
+        return now_us

@@ -16,10 +16,11 @@ from relay.pkarr.packet import SeenPacket, merge
 from relay.store import records
 from relay.store.database import DATABASE_FILE
 from relay.store.faults import as_faults
-from relay.store.floors import FLOORS_PER_PACKET, Floor, is_over
+from relay.store.floors import Floor, floors_kept, is_over
+from relay.store.found import READ_KEYS_MAX, Found
 from relay.store.lock import LOCK_FILE, FolderLock
 from relay.store.packets import Changes, PacketCache
-from relay.store.reader import READ_KEYS_MAX, Found, PacketReader
+from relay.store.reader import PacketReader
 
 Outcome = Literal["stored", "known", "older"]
 """It is on the disk now; it was there already; a more recent one is there, or was."""
@@ -87,13 +88,13 @@ class OfflineStore:
         record = reader.read([key.octets]).packets.get(key.octets)
         if record is None:
             return None
-        floor = Floor(records.timestamp_us(record), now_us)
+        floor = Floor.of(record, max(now_us, reader.latest_us()))
         cache.commit(Changes(evicted={key.octets: floor}), now_us)
         return records.decode(key, record)
 
     def _files(self) -> tuple[PacketCache, PacketReader]:
         if self._open is None:
-            cache = PacketCache(self.path, floors_max=FLOORS_PER_PACKET * self._capacity)
+            cache = PacketCache(self.path, floors_max=floors_kept(self._capacity))
             try:
                 with as_faults(self.path):
                     _give_to_the_owner(self.path.parent, self.path)

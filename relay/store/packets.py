@@ -20,7 +20,8 @@ from zlib import crc32
 from relay.store import records
 from relay.store.database import Connected, open_for_writing
 from relay.store.faults import as_faults
-from relay.store.floors import FLOOR_LIFE_US, Floor
+from relay.store.floors import FLOOR_LIFE_US, Floor, is_over
+from relay.store.found import READ_KEYS_MAX, Found, find
 from relay.store.in_use import FilesInUse, check_writable
 
 Node = tuple[bytes, str, int]
@@ -31,6 +32,8 @@ _ROWS_AT_ONCE: Final = (64, 16, 4, 1)
 _FLOORS_DROPPED_MAX: Final = 4096
 """How many floors one commit drops at most, so that no commit takes long."""
 _GENERATIONS_MAX: Final = 2**62
+_PACKET_BYTES_MIN: Final = 128
+"""What a packet takes in the file, at least: 116 bytes in its row, and its key in the index."""
 _VACUUM_PAGES: Final = 512
 _SPARE_PAGES: Final = 64
 """Free pages worth keeping; they are used again before the file grows."""
@@ -48,7 +51,7 @@ class Changes:
     floors_max: int | None = None
     """How many floors to keep from now on; None: as many as before."""
     unsure: bool = False
-    """Whether the file may hold newer packets than these; then they stay and are returned."""
+    """Whether the file may know better: it is compared, and what is newer stays as it is."""
 
 
 class PacketCache(Connected):
@@ -69,6 +72,7 @@ class PacketCache(Connected):
         self.created: Final = opened.created
         """Whether there was no file before."""
         self._floor_count: int | None = None
+        self._floors_spared = 0
 
     @property
     def replaced(self) -> bool:
@@ -90,27 +94,36 @@ class PacketCache(Connected):
             (page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
             self._file_bytes = self._files.check_size(pages * page_bytes, self._file_bytes)
 
-    def commit(self, changes: Changes, now_us: int) -> dict[bytes, bytes]:
+    def commit(self, changes: Changes, now_us: int) -> Found:
         """Write `changes` as one transaction; on the disk when this returns.
 
         Returns:
-            The records, by key, that were newer than those in `changes` and were kept.
+            Packets and floors that are newer than what `changes` has of their keys, which was not
+            written then. Only if `changes` is unsure.
         """
         if changes.floors_max is not None:
+            if changes.floors_max < self._floors_max:
+                self._floor_count = None  # see what there is to spare
             self._floors_max = changes.floors_max
         with self._transaction():
+            found = self._newer_than(changes, now_us) if changes.unsure else Found()
             if changes.evicted:
-                floors = [records.floor_row(key, *floor) for key, floor in changes.evicted.items()]
+                self._count_floors()
+                floors = [
+                    records.floor_row(key, *_higher(floor, found.floors.get(key)))
+                    for key, floor in changes.evicted.items()
+                ]
                 self._run_in_groups(_DELETE_PACKETS, [floor[:2] for floor in floors])
                 self._add_floors(floors, now_us)
-            kept = self._newer_than(changes.records) if changes.unsure else {}
             rows = [
-                records.row(*entry) for entry in changes.records.items() if entry[0] not in kept
+                records.row(key, record)
+                for key, record in changes.records.items()
+                if key not in found.packets and key not in found.floors
             ]
             self._run_in_groups(_UPSERT_PACKETS, rows)
             if changes.nodes is not None:
                 self._replace_nodes(changes.nodes)
-        return kept
+        return found
 
     def write_recency(self, keys: Sequence[bytes], generation: int, *, last: bool) -> None:
         """Write one piece of the order of use, of at most `RECENCY_PIECE_KEYS` keys.
@@ -193,24 +206,51 @@ class PacketCache(Connected):
                 done += size
         return changed
 
-    def _newer_than(self, ours: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-        stored = (
-            records.checked_row(row)
-            for key in ours
-            for (row,) in self._connection.execute(_SELECT_PACKET, (key,))
-        )
-        return dict(entry for entry in stored if entry and records.newer(entry[1], ours[entry[0]]))
+    def _newer_than(self, changes: Changes, now_us: int) -> Found:
+        newer = Found()
+        keys = list({**changes.records, **changes.evicted})
+        for start in range(0, len(keys), READ_KEYS_MAX):
+            found, _ = find(self._connection, keys[start : start + READ_KEYS_MAX])
+            for key, record in found.packets.items():
+                ours = changes.records.get(key)
+                if (
+                    records.timestamp_us(record) > changes.evicted[key].timestamp_us
+                    if ours is None
+                    else records.newer(record, ours)
+                ):
+                    newer.packets[key] = record
+            for key, floor in found.floors.items():
+                ours = changes.records.get(key)
+                ours_us = (
+                    changes.evicted[key].timestamp_us
+                    if ours is None
+                    else records.timestamp_us(ours)
+                )
+                if floor.timestamp_us > ours_us and not is_over(floor.evicted_us, now_us):
+                    newer.floors[key] = floor
+        return newer
+
+    def _count_floors(self) -> int:
+        """Count the floors, once; those that a larger cache leaves are to go by their age alone.
+
+        They are as many as it had packets, at least.
+        """
+        if self._floor_count is None:
+            (count,) = self._connection.execute("SELECT count(*) FROM floors").fetchone()
+            packets = 0
+            if self._file_bytes > self._floors_max * _PACKET_BYTES_MIN:  # else there are not more
+                (packets,) = self._connection.execute("SELECT count(*) FROM packets").fetchone()
+            self._floors_spared = max(self._floors_spared, count, packets)
+            self._floor_count = int(count)
+        return self._floor_count
 
     def _add_floors(self, rows: Sequence[tuple[bytes, bytes, int, int]], now_us: int) -> None:
-        if self._floor_count is None:
-            (self._floor_count,) = self._connection.execute(
-                "SELECT count(*) FROM floors"
-            ).fetchone()
         # Deleted and inserted again, not updated: the new id puts it last in the order.
         replaced = self._run_in_groups(_DELETE_FLOORS, [row[:1] for row in rows])
         self._run_in_groups(_INSERT_FLOORS, rows)
-        count = self._floor_count + len(rows) - replaced
-        excess = min(max(count - self._floors_max, 0), _FLOORS_DROPPED_MAX)
+        count = self._count_floors() + len(rows) - replaced
+        kept = max(self._floors_max, self._floors_spared)
+        excess = min(max(count - kept, 0), _FLOORS_DROPPED_MAX)
         dropped = self._connection.execute(
             _DROP_OLD_FLOORS,
             {
@@ -227,13 +267,14 @@ class PacketCache(Connected):
         self._run_in_groups(_INSERT_NODES, rows)
 
 
-# The oldest floors, by id: those in excess, and those whose time is over.
+# The oldest floors, by id: those in excess, and of some more those whose time is over. Times need
+# not be in the order of ids: the clock may have been behind.
 _DROP_OLD_FLOORS: Final = """
-    DELETE FROM floors WHERE id <= max(
-        coalesce((SELECT max(id) FROM (SELECT id FROM floors ORDER BY id LIMIT :excess)), 0),
-        coalesce((SELECT max(id)
-                  FROM (SELECT id, evicted_us FROM floors ORDER BY id LIMIT :looked_at)
-                  WHERE evicted_us <= :over_us), 0))
+    DELETE FROM floors WHERE id IN (
+        SELECT id FROM (SELECT id FROM floors ORDER BY id LIMIT :excess)
+        UNION ALL
+        SELECT id FROM (SELECT id, evicted_us FROM floors ORDER BY id LIMIT :looked_at)
+        WHERE evicted_us <= :over_us)
 """
 
 
@@ -242,7 +283,6 @@ _UPSERT_PACKETS: Final = (
     "ON CONFLICT (key) DO UPDATE SET last_seen_us = excluded.last_seen_us, "
     "payload = excluded.payload, checksum = excluded.checksum"
 )
-_SELECT_PACKET: Final = " ".join(("SELECT", records.ROW_AS_HEX, "FROM packets WHERE key = ?"))
 _DELETE_PACKETS: Final = (
     "DELETE FROM packets WHERE id IN (SELECT id FROM (VALUES ROWS) AS evicted CROSS JOIN packets "
     "ON key = evicted.column1 WHERE (substr(payload, 65, 8) > evicted.column2) IS NOT TRUE)"
@@ -251,6 +291,13 @@ _DELETE_PACKETS: Final = (
 _DELETE_FLOORS: Final = "DELETE FROM floors WHERE key IN (VALUES ROWS)"
 _INSERT_FLOORS: Final = "INSERT INTO floors (key, timestamp, evicted_us, checksum) VALUES ROWS"
 _INSERT_NODES: Final = "INSERT INTO nodes (position, node_id, ip, port, checksum) VALUES ROWS"
+
+
+def _higher(floor: Floor, on_the_disk: Floor | None) -> Floor:
+    """Return the floor to be written of one that is set now and one that is there."""
+    if on_the_disk is None:
+        return floor
+    return Floor(on_the_disk.timestamp_us, max(floor.evicted_us, on_the_disk.evicted_us))
 
 
 @cache

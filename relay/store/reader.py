@@ -8,7 +8,7 @@ Calls block; `relay.store.worker` makes them in a thread. All raise `DatabaseFau
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -16,7 +16,7 @@ from zlib import crc32
 from relay.store import records
 from relay.store.database import Connected, open_for_reading
 from relay.store.faults import as_faults, lasting
-from relay.store.floors import Floor
+from relay.store.found import Found, find
 from relay.store.packets import Node
 from relay.store.table import pack_rows
 
@@ -24,7 +24,6 @@ _SCAN_ROWS: Final = 512
 """Packets in one piece: 1 ms of reading in the thread, 0.3 ms of taking over."""
 _EXPECTED_KEYS: Final = 512
 """Keys in one piece of the order of use; as long, for each touches a page for the first time."""
-READ_KEYS_MAX: Final = 64
 NODES_MAX: Final = 10_000
 _ABOVE_ALL_IDS: Final = 2**63 - 1
 
@@ -38,14 +37,6 @@ class Piece:
     expected: bytes = b""
     """Keys alone, one after the other, most wanted first: their packets follow in any
     order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the disk has of some keys."""
-
-    packets: dict[bytes, bytes] = field(default_factory=dict)
-    floors: dict[bytes, Floor] = field(default_factory=dict)
 
 
 class PacketReader(Connected):
@@ -64,27 +55,23 @@ class PacketReader(Connected):
             row = self._connection.execute("SELECT EXISTS (SELECT 1 FROM floors)").fetchone()
             return bool(row[0])
 
-    def read(self, keys: Sequence[bytes]) -> Found:
-        """Return the packets and floors of up to `READ_KEYS_MAX` keys."""
-        places = ", ".join("?" * len(keys))
-        found = Found()
+    def latest_us(self) -> int:
+        """Return when the packet was last seen that came last, 0 if nobody knows.
+
+        Our wall clock has said so once: one that says less may be behind. Microseconds since 1970.
+        """
         with as_faults(self._path):
             row = self._connection.execute(
-                f"SELECT count(*), group_concat({records.ROW_AS_HEX}, ' ') FROM packets "  # noqa: S608
-                f"WHERE key IN ({places})",
-                keys,
+                f"SELECT {records.ROW_AS_HEX} FROM packets ORDER BY id DESC LIMIT 1"  # noqa: S608
             ).fetchone()
-            floors = self._connection.execute(
-                f"SELECT key, timestamp, evicted_us, checksum FROM floors WHERE key IN ({places})",  # noqa: S608
-                keys,
-            ).fetchall()
-        found.packets.update(self._checked(*row))
-        for columns in floors:
-            floor = records.checked_floor(*columns)
-            if floor is None:
-                self.bad_rows += 1
-            else:
-                found.floors[floor[0]] = Floor(*floor[1:])
+        checked = records.checked_row(row[0] or "") if row is not None else None
+        return 0 if checked is None else records.last_seen_us(checked[1])
+
+    def read(self, keys: Sequence[bytes]) -> Found:
+        """Return the packets and floors of up to `READ_KEYS_MAX` keys."""
+        with as_faults(self._path):
+            found, bad_rows = find(self._connection, keys)
+        self.bad_rows += bad_rows
         return found
 
     def nodes(self) -> list[Node]:
@@ -165,9 +152,3 @@ class PacketReader(Connected):
             good, pack = pack_rows(rows or "")
             self.bad_rows += len(walk) - 2 - good  # a row with a NULL in it is not even in `rows`
             yield Piece(pack=pack)
-
-    def _checked(self, count: int, rows: str | None) -> list[tuple[bytes, bytes]]:
-        checked = [records.checked_row(row) for row in rows.split(" ")] if rows else []
-        good = [row for row in checked if row is not None]
-        self.bad_rows += count - len(good)
-        return good

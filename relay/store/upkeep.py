@@ -53,7 +53,7 @@ class Upkeep:
         outcomes: list[Outcome] = []
         entries = iter(packets)
         while some := list(islice(entries, _MERGED_AT_ONCE)):
-            await self._loader.read_all([seen.packet.public_key.octets for seen in some])
+            await self._read([seen.packet.public_key.octets for seen in some])
             outcomes += map(self._merge, some)
             await trio.lowlevel.checkpoint()
         await self._written(
@@ -73,7 +73,7 @@ class Upkeep:
             StoreError: the disk fails; the packet is out of memory, and goes from the disk
                 when that works again.
         """
-        await self._loader.read_all([key.octets])
+        await self._read([key.octets])
         record = self._memory.purge(key.octets)
         if record is None:
             return None
@@ -95,6 +95,11 @@ class Upkeep:
                 self._fail_with_the_disk()
                 await written.wait()
         self._fail_with_the_disk()
+
+    async def _read(self, keys: Sequence[bytes]) -> None:
+        await self._loader.read_all(keys)
+        if self._loader.fault is not None:
+            raise StoreError(str(self._loader.fault))
 
     def _fail_with_the_disk(self) -> None:
         if self._writer.fault is not None:

@@ -78,7 +78,7 @@ class PacketStore:
 
     Args:
         folder: where the database lives; made if it is missing. None: memory only.
-        capacity: how many packets to keep; 0 keeps none.
+        capacity: how many packets to keep; 0 keeps none, but the floors of what it is given.
         wall_clock_us: microseconds since 1970.
     """
 
@@ -186,8 +186,6 @@ class PacketStore:
         Raises:
             NotMostRecentError: a more recent packet of the key was here and was evicted.
         """
-        if self._memory.table.capacity == 0:
-            return seen
         key = seen.packet.public_key.octets
         if self._loader is not None and self._loader.may_have(key):
             await self._loader.read(key)
@@ -196,6 +194,7 @@ class PacketStore:
             written = self._memory.written(key)
             if written is not None:
                 await written.wait()
+                winner = self._memory.judged(winner)
         return winner
 
     def resize(self, capacity: int) -> None:
@@ -209,8 +208,6 @@ class PacketStore:
 
     def put_soon(self, seen: SeenPacket) -> None:
         """Apply the cache update rule, write later; what is below its floor is dropped."""
-        if self._memory.table.capacity == 0:
-            return
         if self._loader is not None and self._loader.may_have(seen.packet.public_key.octets):
             self._loader.merge_soon(seen)
         else:

@@ -24,12 +24,11 @@ from relay.store.bell import Bell
 from relay.store.database import DATABASE_FILE
 from relay.store.disk_thread import DiskThread
 from relay.store.faults import DatabaseFaultError, FilesLostError, as_faults
-from relay.store.floors import FLOORS_PER_PACKET
+from relay.store.floors import floors_kept
 from relay.store.in_use import Number, number_of, state_of
 from relay.store.lock import LOCK_FILE, FolderLock
 from relay.store.memory import Memory
 from relay.store.packets import RECENCY_PIECE_KEYS, Changes, Node, PacketCache
-from relay.store.reader import Found
 from relay.store.records import KEY_BYTES
 
 _log = logging.getLogger("relay.store")
@@ -82,6 +81,9 @@ class Writer:
         # order of use is not known.
         self._loaded = False
         self._shrinking = False
+        self.in_doubt = False
+        """Whether memory took in what could not be compared with the disk, and is not written."""
+        self._doubt_ends = False  # nothing more of that kind comes in
         self._look_due = float("-inf")
         self._rewrite = False  # the next file that is opened may be another one
         self._refused: object = None  # what stood in the file's place when it was of no use
@@ -126,8 +128,12 @@ class Writer:
 
     def load_is_over(self) -> None:
         """Note that memory knows all that is on the disk; the file may have got emptier by it."""
-        self._loaded = self._shrinking = True
+        self._loaded = self._shrinking = self._doubt_ends = True
         self.bell.ring()
+
+    def doubt(self) -> None:
+        """Note that the disk cannot be read: until it is loaded anew commits have to compare."""
+        self.in_doubt, self._doubt_ends = True, False
 
     def condemn(self, fault: DatabaseFaultError) -> None:
         """Write no more: the reader found the file damaged."""
@@ -238,7 +244,7 @@ class Writer:
                 self._lock = FolderLock.take(self._folder)
         capacity = self._memory.table.capacity
         self._refused = state_of(self.path)
-        cache = PacketCache(self.path, floors_max=FLOORS_PER_PACKET * capacity)
+        cache = PacketCache(self.path, floors_max=floors_kept(capacity))
         self._refused = None
         self._used = number_of(self.path)
         return cache
@@ -255,6 +261,7 @@ class Writer:
         self._look_due = trio.current_time() + LOOK_S
         if other:  # the packets that were on the disk may have gone with the old file
             self._loaded = False
+            self.doubt()
             async for run in self._runs():
                 for at in range(0, len(run), KEY_BYTES):
                     self._memory.write_again(run[at : at + KEY_BYTES])
@@ -301,12 +308,17 @@ class Writer:
             records=group.records,
             evicted=group.evicted,
             nodes=self._nodes,
-            floors_max=FLOORS_PER_PACKET * memory.table.capacity,
-            unsure=not self._loaded or memory.lost_evictions,
+            floors_max=floors_kept(memory.table.capacity),
+            unsure=not self._loaded or self.in_doubt or memory.lost_evictions,
+        )
+        ends_doubt = (
+            self._doubt_ends
+            and not memory.backlog.waiting
+            and memory.floors.unsaved <= len(group.evicted)
         )
         began = trio.current_time()
         try:
-            kept = await self._disk.run(cache.commit, changes, self._wall_clock_us())
+            found = await self._disk.run(cache.commit, changes, self._wall_clock_us())
         except BaseException:
             memory.backlog.fail(group)
             raise
@@ -314,7 +326,9 @@ class Writer:
         self.floors_saved = self.floors_saved or bool(changes.evicted)
         if self._nodes is changes.nodes:
             self._nodes = None
-        memory.adopt(Found(packets=kept))
+        if ends_doubt and self._doubt_ends:
+            self.in_doubt = False
+        memory.adopt(found)
         memory.backlog.finish(group)
         self.commits += 1
         self.commits_s.observe(trio.current_time() - began)

@@ -6,6 +6,7 @@ served, `health` says why it is not well, and where the disk can recover the pac
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
@@ -23,7 +24,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay.errors import StoreError
+from relay.errors import NotMostRecentError, StoreError
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket, SignedPacket
 from relay.store import records
@@ -31,6 +32,7 @@ from relay.store.faults import DatabaseFaultError
 from relay.store.in_use import state_of
 from relay.store.inspection import Inspector
 from relay.store.packets import PacketCache
+from relay.store.reader import PacketReader
 from relay.store.worker import PacketStore
 from tests.support.chance import seeded
 
@@ -431,6 +433,116 @@ async def test_a_damaged_log_costs_what_was_in_it_alone(tmp_path):
     async with running(tmp_path) as store:
         assert await loaded(store) == 10
         assert store.health().ok
+
+
+# ------------------------------------------------------------------- reads fail, writes do not
+
+
+@pytest.fixture
+def unreadable(monkeypatch) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Have the reader's connection fail for a while, as of a disk with a bad block."""
+
+    def broken(*_: object) -> None:
+        raise DatabaseFaultError("the disk cannot be read", heals=True)
+
+    @contextmanager
+    def unreadable_for_a_while() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            for name in ("__init__", "has_floors", "read", "load", "latest_us"):
+                patch.setattr(PacketReader, name, broken)
+            yield
+
+    return unreadable_for_a_while
+
+
+async def purged(folder: Path, *numbers: int, timestamp_us: int = 5) -> None:
+    """Leave floors on the disk that a store which starts there has not in memory."""
+    async with running(folder) as store:
+        for number in numbers:
+            await store.put_if_newer(packet(number, timestamp_us))
+            assert store.upkeep is not None
+            await store.upkeep.purge(key(number))
+
+
+async def test_where_reads_fail_the_writer_looks_whether_there_is_a_floor(tmp_path, unreadable):
+    await purged(tmp_path, *range(1, 6))
+    async with running(tmp_path) as store:
+        assert await loaded(store) == 0
+        with unreadable():
+            for number in (1, 2, 3):  # the first of them finds out that reads fail
+                with pytest.raises(NotMostRecentError):
+                    await store.put_if_newer(packet(number, 4))
+                assert store.lookup(key(number)) is None
+            assert store.health().reason == "the disk cannot be read"
+            store.put_soon(packet(4, 4))
+            await until(lambda: store.floor_us(key(4)) == 5)
+            assert await store.put_if_newer(packet(5, 6)) == packet(5, 6)
+            assert await store.put_if_newer(packet(6, 1)) == packet(6, 1)
+        await until(lambda: store.health().ok and not store.stats().loading)
+        assert store.stats().packets == 2
+    assert stored_elsewhere(tmp_path, tmp_path / "copy") == {5, 6}
+    async with running(tmp_path) as store:
+        for number, timestamp_us in ((1, 4), (4, 4)):
+            with pytest.raises(NotMostRecentError):
+                await store.put_if_newer(packet(number, timestamp_us))
+
+
+async def test_where_reads_fail_from_the_start_nothing_newer_on_the_disk_is_overwritten(
+    tmp_path, unreadable
+):
+    async with running(tmp_path) as store:
+        await store.put_if_newer(packet(1, 5))
+        await store.put_if_newer(packet(2, 5))
+    with unreadable():
+        async with running(tmp_path, 1) as store:
+            await until(lambda: not store.health().ok)
+            assert await store.put_if_newer(packet(1, 4)) == packet(1, 5)
+            assert store.lookup(key(1)) == packet(1, 5)
+            assert store.upkeep is not None
+            with pytest.raises(StoreError, match="cannot be read"):
+                await store.upkeep.purge(key(2))
+            with pytest.raises(StoreError, match="cannot be read"):
+                await store.upkeep.take_in([packet(2, 4)])
+    async with running(tmp_path) as store:
+        assert await store.get(key(1)) == packet(1, 5)
+        assert await store.get(key(2)) == packet(2, 5)
+
+
+async def test_a_cache_that_keeps_nothing_lowers_no_floor_where_reads_fail(tmp_path, unreadable):
+    await purged(tmp_path, 1)
+    async with running(tmp_path, 0) as store:
+        await loaded(store)
+        with unreadable():
+            for _ in range(2):
+                with pytest.raises(NotMostRecentError):
+                    await store.put_if_newer(packet(1, 4))
+    async with running(tmp_path) as store:
+        assert await store.get(key(1)) is None
+        assert store.floor_us(key(1)) == 5
+
+
+async def test_what_was_taken_while_reads_failed_is_compared_whenever_it_is_written(
+    tmp_path, unreadable, monkeypatch
+):
+    """Nothing could be written either, and reads come back first."""
+    monkeypatch.setattr("relay.store.database._BUSY_TIMEOUT_S", 0.01)
+    await purged(tmp_path, 1, 2)
+    async with running(tmp_path) as store:
+        await loaded(store)
+        with closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as shell:
+            shell.execute("BEGIN IMMEDIATE")
+            with unreadable():
+                assert await store.put_if_newer(packet(1, 4)) == packet(1, 4)
+                assert await store.put_if_newer(packet(2, 6)) == packet(2, 6)
+            await until(lambda: not store.stats().loading and store._loader.fault is None)
+            assert not store.health().ok
+            shell.execute("ROLLBACK")
+        await until(lambda: store.health().ok and store.stats().pending == 0)
+        assert await store.get(key(1)) is None
+        assert store.floor_us(key(1)) == 5
+        assert await store.get(key(2)) == packet(2, 6)
+        assert not store._writer.in_doubt, "all has been compared"
+    assert stored_elsewhere(tmp_path, tmp_path / "copy") == {2}
 
 
 # ---------------------------------------------------------------------------------- read-only

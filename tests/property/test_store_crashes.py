@@ -1,8 +1,8 @@
 """Memory and disk together, crashed at any moment, as a state machine.
 
 What the relay does to its store, step by step and without threads: merge packets, evict, commit
-a group or fail to, read single keys, load piece by piece, crash, or start again with another
-capacity. Whatever the order, a packet that was committed, or that somebody waited for, is
+a group or fail to, read single keys or cannot, load piece by piece, crash, or start again with
+another capacity. Whatever the order, a packet that was committed, or that somebody waited for, is
 there after a crash or lies below a floor, and no key ever goes back to an older packet.
 """
 
@@ -21,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from relay.errors import NotMostRecentError
 from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket, SignedPacket
-from relay.store.floors import FLOORS_PER_PACKET
+from relay.store.floors import floors_kept
+from relay.store.found import Found
 from relay.store.memory import Memory
 from relay.store.packets import Changes, PacketCache
 from relay.store.reader import PacketReader, Piece
@@ -52,7 +53,7 @@ class CrashMachine(RuleBasedStateMachine):
         self.memory = Memory(capacity, lambda: NOW_US, lambda: None)
         self.memory.durable = True
         path = self.folder / "cache.sqlite3"
-        self.cache = PacketCache(path, floors_max=FLOORS_PER_PACKET * capacity)
+        self.cache = PacketCache(path, floors_max=floors_kept(capacity))
         self.reader = PacketReader(path)
         self.pieces: Iterator[Piece] | None = self.reader.load()
 
@@ -94,6 +95,21 @@ class CrashMachine(RuleBasedStateMachine):
         for _ in range(commits):
             self.commit_group()
 
+    @rule(number=numbers, timestamp_us=st.integers(1, 50), first=st.booleans())
+    def publish_unread(self, number: int, timestamp_us: int, first: bool) -> None:
+        """Merge a packet while reads fail, as from the start: the commit compares it."""
+        if first:
+            self.crash(3)
+        seen = SeenPacket(SignedPacket(key(number), bytes(64), timestamp_us, b""), NOW_US)
+        try:
+            winner = self.memory.merge(seen)
+            self.commit_group(unread=True)
+            winner = self.memory.judged(winner)
+        except NotMostRecentError:
+            return
+        assert winner.packet.timestamp_us >= timestamp_us
+        self.serve(number, winner)
+
     @rule(number=numbers)
     def get(self, number: int) -> None:
         self.read_through(number)
@@ -118,12 +134,13 @@ class CrashMachine(RuleBasedStateMachine):
         else:
             self.commit_group()
 
-    def commit_group(self) -> None:
+    def commit_group(self, *, unread: bool = False) -> None:
         group = self.memory.backlog.take(self.memory.floors.to_save(1))
-        changes = Changes(group.records, group.evicted, unsure=bool(self.pieces))
-        kept = self.cache.commit(changes, NOW_US)
-        assert kept == {}, "memory had read what the disk has"
+        changes = Changes(group.records, group.evicted, unsure=unread or bool(self.pieces))
+        found = self.cache.commit(changes, NOW_US)
+        assert unread or found == Found(), "memory had read what the disk has"
         self.memory.floors.saved(changes.evicted.items())
+        self.memory.adopt(found)
         self.memory.backlog.finish(group)
         for octets, record in group.records.items():
             self.note_durable(octets[-1], int.from_bytes(record[72:80], "big"))

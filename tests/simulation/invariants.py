@@ -146,7 +146,7 @@ def desk_sizes(desk: Desk) -> Iterator[tuple[str, int, int]]:
     yield "publishes that outlive their clients", outliving, service.OUTLIVING_MAX
     capacity = memory.table.capacity
     yield "packets", len(memory.table), capacity  # evicted at once, where nothing is waited for
-    yield "floors", len(memory.floors), floors.FLOORS_PER_PACKET * capacity
+    yield "floors", len(memory.floors), max(4 * capacity, floors._SAVED_MAX)
     yield "evictions to be saved", memory.floors.unsaved, 0  # without a disk, as is the next
     yield "packets to be saved", len(memory.backlog), 0
     yield "keys not on the disk", len(memory.floors._absent), floors._ABSENT_MAX

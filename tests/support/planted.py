@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from relay.cli import main
 from relay.store import records
+from relay.store.found import Found
 from relay.store.packets import Changes, PacketCache
 from relay.store.worker import PacketStore
 
@@ -23,7 +24,7 @@ def acknowledge_before_the_commit() -> None:
     """Let nobody wait for the disk."""
     commit = PacketCache.commit
 
-    def slow(self: PacketCache, changes: Changes, now_us: int) -> dict[bytes, bytes]:
+    def slow(self: PacketCache, changes: Changes, now_us: int) -> Found:
         time.sleep(SLOW_COMMIT_S)
         return commit(self, changes, now_us)
 
@@ -37,8 +38,8 @@ def acknowledge_before_the_commit() -> None:
 def commit_nothing() -> None:
     """Take each group for written that was rolled back."""
 
-    def commit(self: PacketCache, changes: Changes, now_us: int) -> dict[bytes, bytes]:
-        return {}
+    def commit(self: PacketCache, changes: Changes, now_us: int) -> Found:
+        return Found()
 
     PacketCache.commit = commit  # type: ignore[method-assign]
 

@@ -42,13 +42,24 @@ def test_the_oldest_unsaved_is_forgotten_beyond_the_bound():
     assert floors.unsaved == len(floors) == 2
 
 
-def test_what_the_disk_says_does_not_replace_what_is_known():
+def test_what_the_disk_says_does_not_replace_what_is_known_unless_it_is_higher():
     floors = FloorTable(2, 2)
     floors.add(b"a", Floor(5, 0), save=True)
     floors.learn(b"a", Floor(1, 0))
     floors.learn(b"b", Floor(2, 0))
     floors.learn(b"b", Floor(3, 0))
-    assert (floors.get(b"a", 0), floors.get(b"b", 0)) == (5, 2)
+    floors.learn(b"b", Floor(2, 0))
+    assert (floors.get(b"a", 0), floors.get(b"b", 0)) == (5, 3)
+
+
+def test_what_the_disk_says_does_not_replace_what_waits_for_it():
+    floors = FloorTable(1, 10)
+    floors.add(b"a", Floor(5, 0), save=True)
+    floors.add(b"b", Floor(5, 0), save=True)
+    floors.learn(b"a", Floor(1, 0))
+    floors.learn_absent(b"a")
+    assert floors.get(b"a", 0) == 5
+    assert not floors.is_absent(b"a")
 
 
 def test_floors_read_from_the_disk_are_bounded():

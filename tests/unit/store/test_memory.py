@@ -8,8 +8,9 @@ from relay.errors import NotMostRecentError
 from relay.pkarr.packet import CLOCK_CORRECTION_US
 from relay.store import records
 from relay.store.floors import FLOOR_LIFE_US, Floor
+from relay.store.found import Found
 from relay.store.memory import SLACK_PACKETS, Memory
-from relay.store.reader import Found, Piece
+from relay.store.reader import Piece
 
 NOW_US = 1_750_000_000_000_000
 
@@ -91,6 +92,53 @@ def test_an_evicted_packet_leaves_a_floor_for_thirty_days(packet):
     assert world.memory.evictions == 2
 
 
+BEHIND_US = NOW_US - 2 * FLOOR_LIFE_US
+
+
+def evicted_while_behind(world: World, seen) -> None:
+    world.now_us = BEHIND_US
+    world.memory.merge(seen)
+    world.memory.purge(seen.packet.public_key.octets)
+
+
+def test_a_floor_holds_while_the_clock_is_behind(packet):
+    world = World(10)
+    world.memory.merge(packet(1, 5))
+    world.memory.purge(key(1))
+    for world.now_us in (BEHIND_US, 0, -1, NOW_US):
+        assert world.memory.floor_us(key(1)) == 5
+
+
+@pytest.mark.parametrize("evidence", ["when it was seen", "when it was signed", "the clock before"])
+def test_a_floor_set_while_the_clock_is_behind_holds_when_that_is_right_again(packet, evidence):
+    world = World(10)
+    seen_us = NOW_US if evidence == "when it was seen" else BEHIND_US
+    signed_us = NOW_US if evidence == "when it was signed" else 5
+    if evidence == "the clock before":
+        world.memory.merge(packet(2))
+    evicted_while_behind(world, packet(1, signed_us, seen_us=seen_us))
+    world.now_us = NOW_US + FLOOR_LIFE_US - 1
+    assert world.memory.floor_us(key(1)) == signed_us
+    with pytest.raises(NotMostRecentError):
+        world.memory.merge(packet(1, signed_us - 1))
+    world.now_us += 1
+    assert world.memory.floor_us(key(1)) is None
+
+
+def test_what_the_disk_knows_of_the_time_counts_for_floors(packet):
+    """As on a machine whose clock starts at 1970, and is set once there is a network."""
+    world = World(10)
+    world.memory.note_time(NOW_US)
+    evicted_while_behind(world, packet(1, 5, seen_us=BEHIND_US))
+    assert world.memory.floors.to_save(9) == {key(1): Floor(5, NOW_US)}
+    world.memory.note_time(NOW_US - 1)
+    evicted_while_behind(world, packet(2, 2**64 - 1, seen_us=BEHIND_US))
+    latest = Floor(2**64 - 1, 2**63 - 1)
+    assert world.memory.floors.to_save(9)[key(2)] == latest, "the disk has signed integers"
+    evicted_while_behind(world, packet(3, 5, seen_us=BEHIND_US))
+    assert world.memory.floors.to_save(9)[key(3)] == Floor(5, NOW_US), "what is signed is nobody's"
+
+
 def test_eviction_takes_the_least_recently_used_and_no_more_than_asked(packet):
     world = World(2)
     for number in range(6):
@@ -119,8 +167,8 @@ def test_no_packet_goes_that_is_asked_for_all_the_while_however_many_such_there_
 
 
 def test_an_insertion_that_evicts_its_own_packet_leaves_a_floor_to_wait_for(packet):
-    world = World(0)
-    numbers = range(SLACK_PACKETS + 1)
+    world = World(1)
+    numbers = range(SLACK_PACKETS + 2)
     for number in numbers:
         world.memory.merge(packet(number, 7))
         done = world.memory.written(key(number))
@@ -129,7 +177,25 @@ def test_an_insertion_that_evicts_its_own_packet_leaves_a_floor_to_wait_for(pack
     group = world.memory.backlog.take({})
     assert group.done is done
     assert group.evicted == {key(gone): Floor(7, NOW_US)}
-    assert len(group.records) == SLACK_PACKETS
+    assert len(group.records) == SLACK_PACKETS + 1
+
+
+def test_of_a_packet_that_is_not_kept_the_floor_is_waited_for(packet):
+    world = World(0)
+    for timestamp_us in (5, 6):
+        world.memory.merge(packet(1, timestamp_us))
+        assert world.memory.written(key(1)) is not None
+    group = world.memory.backlog.take({})
+    assert (group.records, group.evicted) == ({}, {key(1): Floor(6, NOW_US)})
+    assert world.changes == 2
+    world.memory.merge(packet(1, 6))
+    assert world.memory.written(key(1)) is group.done
+    assert world.changes == 2, "nothing is new"
+    world.memory.floors.saved(group.evicted.items())
+    world.memory.backlog.finish(group)
+    world.now_us += FLOOR_LIFE_US // 30 + 1
+    world.memory.merge(packet(1, 6))
+    assert world.memory.floors.to_save(9) == {key(1): Floor(6, world.now_us)}, "for another month"
 
 
 def test_a_step_of_eviction_is_short_also_where_all_are_in_use(packet):
@@ -199,10 +265,13 @@ def test_an_eviction_that_waits_for_the_disk_ends_when_its_key_has_a_packet_agai
     packet, comes, floors_known
 ):
     """Saved later it would take the new packet's row from the disk."""
-    world = World(1 if floors_known else 0)
+    world = World(1)
+    if not floors_known:  # so many others came since
+        world.memory.floors.resize(0, 10)
     world.memory.merge(packet(1, 5))
     world.memory.merge(packet(2, 5))
     world.memory.evict(64)
+    world.memory.purge(key(2))
     world.memory.resize(10)
     assert key(1) in world.memory.floors.to_save(9)
     assert bool(world.memory.floors) == floors_known
@@ -219,6 +288,36 @@ def test_a_floor_from_the_disk_is_kept(packet):
     assert world.memory.floor_us(key(1)) == 5
     with pytest.raises(NotMostRecentError):
         world.memory.merge(packet(1, 4))
+
+
+def test_a_floor_from_the_disk_takes_a_packet_that_is_below_it(packet):
+    """Which was taken in while the disk could not be read."""
+    world = World(10)
+    for number in (1, 2, 3):
+        winner = world.memory.merge(packet(number, 5))
+        assert world.memory.judged(winner) == winner
+        assert world.memory.written(key(number)) is not None
+    floors = {key(number): Floor(3 + number, NOW_US) for number in (1, 2, 3)}
+    floors[key(3)] = Floor(6, NOW_US - FLOOR_LIFE_US)
+    world.memory.adopt(
+        Found(packets=disk(packet(2, 7)), floors=floors | {key(2): Floor(8, NOW_US)})
+    )
+    assert set(world.memory.table.keys()) == {key(1), key(3)}
+    assert world.memory.judged(packet(1, 5)) == packet(1, 5)
+    with pytest.raises(NotMostRecentError):
+        world.memory.judged(packet(2, 5))
+    assert world.memory.floor_us(key(2)) == 8
+    group = world.memory.backlog.take(world.memory.floors.to_save(9))
+    assert group.records == disk(packet(1, 5), packet(3, 5))
+    assert group.evicted == {}
+
+
+def test_a_packet_from_the_disk_is_the_winner_if_it_is_newer(packet):
+    world = World(10)
+    winner = world.memory.merge(packet(1, 5))
+    world.memory.adopt(Found(packets=disk(packet(1, 7))))
+    assert world.memory.judged(winner) == packet(1, 7)
+    assert world.memory.judged(packet(1, 8)) == packet(1, 8)
 
 
 def test_a_smaller_capacity_evicts_from_the_disk(packet):

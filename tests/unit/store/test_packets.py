@@ -8,6 +8,7 @@ import pytest
 from relay.store import packets, records
 from relay.store.faults import DatabaseFaultError, as_faults
 from relay.store.floors import FLOOR_LIFE_US, Floor
+from relay.store.found import Found
 from relay.store.packets import Changes, PacketCache
 from relay.store.reader import PacketReader
 
@@ -57,7 +58,7 @@ def loaded(reader: PacketReader) -> tuple[list[bytes], dict[bytes, bytes]]:
 @pytest.mark.parametrize("count", [0, 1, 5, 85, 1500])
 def test_a_group_of_any_size_is_written_whole(cache, reader, record, count):
     group = {key(number): record(number) for number in range(count)}
-    assert cache.commit(Changes(records=group), NOW_US) == {}
+    assert cache.commit(Changes(records=group), NOW_US) == Found()
     assert loaded(reader) == ([], group)
     newer = {octets: record(int.from_bytes(octets, "big"), 2) for octets in group}
     cache.commit(Changes(records=newer), NOW_US)
@@ -79,6 +80,17 @@ def test_eviction_deletes_the_row_and_leaves_a_floor(cache, reader, record):
     found = reader.read([key(1), key(2)])
     assert found.packets == {key(2): record(2)}
     assert found.floors == {key(1): Floor(7, NOW_US)}
+
+
+def test_the_reader_tells_when_the_newest_packet_was_seen(cache, path, reader, packet):
+    assert reader.latest_us() == 0
+    for number, seen_us in ((1, NOW_US), (2, NOW_US - 5)):
+        record = records.encode(packet(number, seen_us=seen_us))
+        cache.commit(Changes(records={key(number): record}), NOW_US)
+    assert reader.latest_us() == NOW_US - 5
+    for script in ("UPDATE packets SET last_seen_us = 1", "UPDATE packets SET payload = 'text'"):
+        spoil(path, script)
+        assert reader.latest_us() == 0
 
 
 def test_what_was_evicted_and_came_back_is_there(cache, reader, record):
@@ -113,12 +125,47 @@ def test_the_oldest_floors_go_when_there_are_too_many(cache, reader):
     assert left == {0, *range(3, 102)}
 
 
+def test_floors_that_a_larger_cache_left_go_by_age_alone(path, record):
+    """They are what it promised of the packets that a smaller one has no room for."""
+    group = {key(number): record(number) for number in range(300)}
+
+    def evict(cache: PacketCache, count: int, first: int = 0, *, later_us: int = 0) -> int:
+        floors = {key(first + n): Floor(1, NOW_US + later_us) for n in range(count)}
+        cache.commit(Changes(evicted=floors, floors_max=10), NOW_US + later_us)
+        with PacketReader(path) as reader:
+            return sum(bool(reader.read([key(n)]).floors) for n in range(1000))
+
+    with PacketCache(path, floors_max=1200) as cache:
+        cache.commit(Changes(records=group, floors_max=1200), NOW_US)
+        cache.look()
+        assert evict(cache, 50) == 50
+        assert evict(cache, 50, 50) == 100
+    with PacketCache(path, floors_max=10) as cache:
+        assert evict(cache, 100, 100) == 200
+        assert evict(cache, 40, 200) == 200, "no more than were there when it was opened"
+    with PacketCache(path, floors_max=10) as cache:
+        assert evict(cache, 60, 240) == 200
+        assert evict(cache, 10, 300, later_us=FLOOR_LIFE_US) == 10
+
+
 def test_floors_go_after_thirty_days(cache, reader):
     cache.commit(Changes(evicted={key(1): Floor(1, NOW_US)}), NOW_US)
     cache.commit(Changes(evicted={key(2): Floor(1, NOW_US + 1)}), NOW_US + 1)
     later_us = NOW_US + FLOOR_LIFE_US
     cache.commit(Changes(evicted={key(3): Floor(1, later_us)}), later_us)
     assert reader.read([key(number) for number in (1, 2, 3)]).floors.keys() == {key(2), key(3)}
+
+
+def test_a_floor_whose_time_is_over_takes_none_along_that_came_before_it(cache, reader):
+    """As one that was set while the clock was behind."""
+    behind_us = NOW_US - 2 * FLOOR_LIFE_US
+    cache.commit(Changes(evicted={key(1): Floor(1, NOW_US)}), NOW_US)
+    cache.commit(Changes(evicted={key(2): Floor(1, behind_us)}), behind_us)
+    cache.commit(Changes(evicted={key(3): Floor(1, behind_us)}), behind_us)
+    assert len(reader.read([key(number) for number in (1, 2, 3)]).floors) == 3
+    cache.commit(Changes(evicted={key(4): Floor(1, NOW_US)}), NOW_US)
+    left = reader.read([key(number) for number in (1, 2, 3, 4)]).floors.keys()
+    assert left == {key(1), key(4)}
 
 
 def test_floors_are_counted_again_after_a_failure(cache, reader, monkeypatch):
@@ -138,9 +185,45 @@ def test_floors_are_counted_again_after_a_failure(cache, reader, monkeypatch):
 def test_unsure_of_the_file_newer_packets_in_it_are_kept(cache, reader, record):
     cache.commit(Changes(records={key(1): record(1, 9), key(2): record(2, 1)}), NOW_US)
     ours = {key(1): record(1, 5), key(2): record(2, 5), key(3): record(3, 5)}
-    kept = cache.commit(Changes(records=ours, unsure=True), NOW_US)
-    assert kept == {key(1): record(1, 9)}
-    assert loaded(reader)[1] == ours | kept
+    found = cache.commit(Changes(records=ours, unsure=True), NOW_US)
+    assert found == Found({key(1): record(1, 9)})
+    assert loaded(reader)[1] == ours | found.packets
+
+
+@pytest.mark.parametrize("count", [3, 99])
+def test_unsure_of_the_file_what_is_below_a_floor_in_it_is_not_written(
+    cache, reader, record, count
+):
+    many = {key(number): Floor(9, NOW_US) for number in range(count)}
+    cache.commit(Changes(evicted=many), NOW_US)
+    times = [8, 9, 10]
+    ours = {octets: record(n, times[n % 3]) for n, octets in enumerate(many)}
+    found = cache.commit(Changes(records=ours, unsure=True), NOW_US)
+    assert found == Found(floors=dict(list(many.items())[::3]))
+    assert loaded(reader)[1] == {octets: ours[octets] for octets in many.keys() - found.floors}
+    later_us = NOW_US + FLOOR_LIFE_US
+    assert cache.commit(Changes(records=ours, unsure=True), later_us) == Found()
+    assert loaded(reader)[1] == ours
+
+
+def test_unsure_of_the_file_no_eviction_lowers_a_floor_or_hides_a_newer_packet(
+    cache, reader, record
+):
+    before = Changes({key(1): record(1, 9)}, {key(2): Floor(9, NOW_US), key(3): Floor(1, NOW_US)})
+    cache.commit(before, NOW_US)
+    ours = {key(number): Floor(5, NOW_US + 1) for number in (1, 2, 3)}
+    found = cache.commit(Changes(evicted=ours, unsure=True), NOW_US + 1)
+    assert found == Found({key(1): record(1, 9)}, {key(2): Floor(9, NOW_US)})
+    there = reader.read([key(number) for number in (1, 2, 3)])
+    assert there.packets == {key(1): record(1, 9)}
+    assert there.floors == ours | {key(2): Floor(9, NOW_US + 1)}
+
+
+def test_unsure_of_the_file_a_spoiled_floor_does_not_count(cache, path, reader, record):
+    cache.commit(Changes(evicted={key(1): Floor(9, NOW_US)}), NOW_US)
+    spoil(path, "UPDATE floors SET checksum = checksum + 1")
+    assert cache.commit(Changes({key(1): record(1, 5)}, unsure=True), NOW_US) == Found()
+    assert reader.read([key(1)]).packets == {key(1): record(1, 5)}
 
 
 def test_unsure_of_the_file_a_spoiled_row_is_replaced(cache, path, reader, record):

@@ -17,8 +17,10 @@ from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket
 from relay.store.database import DATABASE_FILE
 from relay.store.floors import FLOOR_LIFE_US
+from relay.store.found import Found
 from relay.store.lock import LOCK_FILE, FolderTakenError
 from relay.store.offline import OfflineStore, Outcome
+from relay.store.packets import Changes, PacketCache
 from relay.store.reader import PacketReader, Piece
 from relay.store.upkeep import Upkeep
 from relay.store.worker import PacketStore
@@ -60,8 +62,8 @@ class RunningWay:
             assert store.upkeep is not None
             return await store.upkeep.take_in(packets)
 
-    async def purge(self, number: int) -> SeenPacket | None:
-        async with running(self.folder) as store:
+    async def purge(self, number: int, now_us: int = NOW_US) -> SeenPacket | None:
+        async with running(self.folder, now_us=now_us) as store:
             assert store.upkeep is not None
             return await store.upkeep.purge(key(number))
 
@@ -76,9 +78,9 @@ class OfflineWay:
         with OfflineStore(self.folder, 1000, create=True) as store:
             return store.take_in(packets, now_us)
 
-    async def purge(self, number: int) -> SeenPacket | None:
+    async def purge(self, number: int, now_us: int = NOW_US) -> SeenPacket | None:
         with OfflineStore(self.folder, 1000, create=True) as store:
-            return store.purge(key(number), NOW_US)
+            return store.purge(key(number), now_us)
 
 
 @pytest.fixture(params=[RunningWay, OfflineWay])
@@ -126,6 +128,15 @@ async def test_a_floor_holds_for_its_time(way, packet):
     assert await way.take_in(packet(1, 4), now_us=later_us) == ["stored"]
 
 
+async def test_a_floor_set_while_the_clock_is_behind_holds_for_its_time(way, packet):
+    behind_us = NOW_US - 2 * FLOOR_LIFE_US
+    await way.take_in(packet(1, 5, seen_us=behind_us), packet(2, 5), now_us=behind_us)
+    await way.purge(1, now_us=behind_us)
+    await way.take_in(packet(3, 5))
+    await way.purge(3)  # which drops floors whose time is over
+    assert await way.take_in(packet(1, 4), packet(1, 5)) == ["older", "stored"]
+
+
 async def test_purging_takes_it_out_of_memory_at_once(tmp_path, packet):
     async with running(tmp_path) as store:
         await store.put_if_newer(packet(1, 5))
@@ -136,6 +147,56 @@ async def test_purging_takes_it_out_of_memory_at_once(tmp_path, packet):
         assert rows(tmp_path, "SELECT count(*) FROM packets") == [(0,)]
         await store.put_if_newer(packet(1, 6))
         assert await store.get(key(1)) == packet(1, 6)
+
+
+@pytest.mark.parametrize("newest_us", [6, 5])
+async def test_a_packet_published_while_its_key_is_purged_stays(
+    tmp_path, packet, monkeypatch, newest_us
+):
+    """While the commit that takes the row is under way. No signature here is good."""
+    gates = [threading.Event() for _ in range(3)]
+    waiting: list[threading.Event] = []
+    commit = PacketCache.commit
+
+    def held_up(cache: PacketCache, changes: Changes, now_us: int) -> Found:
+        if gates:
+            waiting.append(gates.pop(0))
+            assert waiting[-1].wait(20)
+        return commit(cache, changes, now_us)
+
+    with OfflineStore(tmp_path, 1000, create=True) as offline:
+        offline.take_in([packet(1, 5)], NOW_US)
+    monkeypatch.setattr(PacketCache, "commit", held_up)
+    async with running(tmp_path) as store, trio.open_nursery() as nursery:
+        upkeep = store.upkeep
+        assert upkeep is not None
+        for _ in range(2):
+            nursery.start_soon(upkeep.purge, key(1))
+            await until(lambda: bool(waiting))
+            nursery.start_soon(store.put_if_newer, packet(1, newest_us, b"again"))
+            await until(lambda: store.stats().pending == 1)
+            waiting.pop().set()
+        await until(lambda: bool(waiting))
+        waiting.pop().set()
+    assert rows(tmp_path, "SELECT count(*) FROM packets") == [(1,)]
+    async with running(tmp_path) as store:
+        assert await store.get(key(1)) == packet(1, newest_us, b"again")
+        assert await store.put_if_newer(packet(1, 4)) == packet(1, newest_us, b"again")
+
+
+async def test_to_purge_a_key_whose_row_is_spoiled_takes_no_floor_and_nothing_newer(way, packet):
+    """Nobody can tell what the row was: it is as if it were not there, until a packet comes."""
+    await way.take_in(packet(1, 5))
+    await way.purge(1)
+    await way.take_in(packet(1, 6))
+    with closing(sqlite3.connect(way.folder / DATABASE_FILE)) as connection, connection:
+        connection.execute("UPDATE packets SET checksum = checksum + 1")
+    assert await way.purge(1) is None
+    assert await way.take_in(packet(1, 4)) == ["older"]
+    assert await way.take_in(packet(1, 7)) == ["stored"]
+    assert await way.purge(1) == packet(1, 7)
+    assert await way.take_in(packet(1, 6)) == ["older"]
+    assert rows(way.folder, "SELECT count(*) FROM packets") == [(0,)]
 
 
 async def test_purging_during_the_load_lets_nothing_come_back(tmp_path, packet, monkeypatch):

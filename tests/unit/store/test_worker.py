@@ -12,6 +12,7 @@ import trio.testing
 
 from relay.errors import NotMostRecentError, StoreError
 from relay.pkarr.keys import PublicKey
+from relay.store.floors import FLOOR_LIFE_US
 from relay.store.packets import PacketCache
 from relay.store.reader import PacketReader, Piece
 from relay.store.worker import NOT_LOADED, PacketStore, StoreHealth
@@ -31,8 +32,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def running(folder: Path | None, capacity: int = 1000) -> AsyncIterator[PacketStore]:
-    store = PacketStore(folder, capacity, lambda: NOW_US)
+async def running(
+    folder: Path | None, capacity: int = 1000, now_us: int = NOW_US
+) -> AsyncIterator[PacketStore]:
+    store = PacketStore(folder, capacity, lambda: now_us)
     store.open()
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
@@ -220,6 +223,34 @@ async def test_an_evicted_packet_leaves_a_floor_also_for_the_next_run(tmp_path, 
         assert await present(store, 2) == set()
 
 
+@pytest.mark.parametrize("behind_us", [2 * FLOOR_LIFE_US, NOW_US])
+async def test_floors_outlive_a_run_with_the_clock_behind_and_so_do_those_set_then(
+    tmp_path, packet, behind_us
+):
+    """Set before, set then, and looked at again when the clock is right again."""
+    then_us = NOW_US - behind_us
+
+    async def evicted(store: PacketStore, number: int, now_us: int) -> None:
+        await store.put_if_newer(packet(number, 5, seen_us=now_us))
+        assert store.upkeep is not None
+        await store.upkeep.purge(key(number))
+
+    async with running(tmp_path) as store:
+        await store.put_if_newer(packet(9))
+        await evicted(store, 1, NOW_US)
+    async with running(tmp_path, now_us=then_us) as store:
+        await evicted(store, 2, then_us)
+        for number in (1, 2):
+            with pytest.raises(NotMostRecentError):
+                await store.put_if_newer(packet(number, 4))
+    async with running(tmp_path) as store:
+        await evicted(store, 3, NOW_US)
+    async with running(tmp_path) as store:
+        for number in (1, 2, 3):
+            with pytest.raises(NotMostRecentError):
+                await store.put_if_newer(packet(number, 4))
+
+
 async def test_the_disk_is_asked_once_for_a_key_it_does_not_know(tmp_path, packet, monkeypatch):
     """A PUT looks before and after it has been to the DHT."""
     asked = []
@@ -391,6 +422,71 @@ async def test_capacity_zero_stores_nothing(tmp_path, packet, folder):
         store.put_soon(packet(2))
         assert await present(store, 1, 2) == set()
         assert store.stats().packets == store.stats().pending == 0
+
+
+@pytest.mark.parametrize("folder", [True, False])
+async def test_capacity_zero_takes_nothing_older_than_what_it_was_given(tmp_path, packet, folder):
+    async with running(tmp_path if folder else None, capacity=0) as store:
+        await store.put_if_newer(packet(1, 5))
+        store.put_soon(packet(2, 5))
+        await until(lambda: store.floor_us(key(2)) == 5)
+        for number in (1, 2):
+            assert await store.get(key(number)) is None
+            assert store.floor_us(key(number)) == 5
+            with pytest.raises(NotMostRecentError):
+                await store.put_if_newer(packet(number, 4))
+            store.put_soon(packet(number, 4))
+            assert store.floor_us(key(number)) == 5
+            assert await store.put_if_newer(packet(number, 6)) == packet(number, 6)
+            assert store.floor_us(key(number)) == 6
+        assert store.stats().packets == store.stats().evictions == store.stats().pending == 0
+
+
+async def test_capacity_zero_acknowledges_when_the_floor_is_on_the_disk(tmp_path, packet):
+    async with running(tmp_path, capacity=0) as store:
+        await loaded(store)
+        for number in range(20):
+            await store.put_if_newer(packet(number, 5))
+            assert store._memory.floors.unsaved == 0
+        commits = store.stats().commits
+        await store.put_if_newer(packet(3, 5))
+        assert store.stats().commits == commits, "the disk knows"
+    async with running(tmp_path, capacity=0) as store:
+        with pytest.raises(NotMostRecentError):
+            await store.put_if_newer(packet(3, 4))
+    async with running(tmp_path, capacity=100) as store:
+        with pytest.raises(NotMostRecentError):
+            await store.put_if_newer(packet(4, 4))
+        assert await store.put_if_newer(packet(4, 5)) == packet(4, 5)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+async def test_resized_to_zero_it_takes_nothing_older_than_what_it_had(tmp_path, packet, folder):
+    async with running(tmp_path if folder else None) as store:
+        for number in range(600):
+            store.put_soon(packet(number, 5))
+        store.resize(0)
+        await until(lambda: store.stats().packets == 0)
+        await store.put_if_newer(packet(1000, 5))  # after which the disk drops floors, if it does
+        await until(lambda: not store._memory.floors.unsaved)
+        for number in (0, 300, 599, 1000):
+            with pytest.raises(NotMostRecentError):
+                await store.put_if_newer(packet(number, 4))
+
+
+async def test_started_with_zero_it_takes_nothing_older_than_what_is_on_the_disk(tmp_path, packet):
+    async with running(tmp_path) as store:
+        for number in range(300):
+            store.put_soon(packet(number, 5))
+    async with running(tmp_path, capacity=0) as store:
+        store.put_soon(packet(7, 4))
+        await loaded(store)
+        assert await present(store, *range(300)) == set()
+        await until(lambda: not store._memory.floors.unsaved)
+    async with running(tmp_path, capacity=0) as store:
+        for number in (0, 7, 299):
+            with pytest.raises(NotMostRecentError):
+                await store.put_if_newer(packet(number, 4))
 
 
 async def test_without_a_folder_it_works_from_memory(packet):
