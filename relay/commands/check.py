@@ -86,7 +86,7 @@ def _of_packets(texts: list[bytes], *, quick: bool) -> Iterator[str]:
 
 
 def _named(table: str, text: bytes) -> str:
-    """Name a row so that it can be purged or found: by its key, as far as it has one."""
+    """Name a row so that it can be found: by its key, as far as it has one."""
     from relay.pkarr import zbase32
 
     if table not in ("packets", "floors"):
