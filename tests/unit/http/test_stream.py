@@ -57,6 +57,6 @@ async def test_who_never_stops_sending_is_not_read_without_end(nursery):
             await stream.linger()
             left = sent
             stream.close()
-    # Beyond that there is what the kernel keeps for a connection, nothing of ours.
-    assert LINGER_BYTES_MAX <= left < 4 * LINGER_BYTES_MAX
     await client.aclose()
+    # One piece may be on its way; beyond that is what the kernel keeps, nothing of ours.
+    assert LINGER_BYTES_MAX - RECEIVE_BYTES_MAX <= left < 4 * LINGER_BYTES_MAX
