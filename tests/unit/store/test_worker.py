@@ -25,10 +25,14 @@ def key(number: int) -> PublicKey:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the store's tasks and threads go on until something is so."""
+    """Let the store's tasks and threads go on until something is so.
+
+    Some tests have one that is never blocked for long.
+    """
     with trio.fail_after(10):
         while not condition():
-            await trio.testing.wait_all_tasks_blocked(0.001)
+            with trio.move_on_after(0.01):
+                await trio.testing.wait_all_tasks_blocked(0.001)
 
 
 @asynccontextmanager
@@ -186,6 +190,22 @@ async def test_while_loading_single_packets_are_read_at_once(tmp_path, packet, m
         assert await store.get(key(3)) == packet(3, 5)
         assert store.stats().loading
         assert (store.stats().hits, store.stats().misses) == (4, 1)
+
+
+async def test_no_more_packets_wait_for_what_the_disk_has_than_there_may_be(
+    tmp_path, packet, monkeypatch
+):
+    async with running(tmp_path) as store:
+        store.put_soon(packet(1, 5))
+    monkeypatch.setattr("relay.store.reader.PacketReader.load", lambda self: endless())
+    async with running(tmp_path, capacity=10_000) as store:
+        for number in range(5000):  # before any of them can be looked for
+            store.put_soon(packet(number, 4))
+        assert store.stats().packets == 0
+        await until(lambda: store.stats().packets == 4096)
+        assert await store.get(key(1)) == packet(1, 5)
+        assert await store.get(key(4999)) is None, "asked for last, when all others were there"
+        assert store.stats().packets == 4096
 
 
 def endless() -> Iterator[Piece]:
