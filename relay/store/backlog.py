@@ -57,10 +57,20 @@ class Backlog:
         (self._awaited if is_awaited else self._others)[key] = record
 
     def drop(self, key: bytes) -> None:
-        """Forget a record that the disk has, or a newer one."""
-        self._awaited.pop(key, None)
-        self._awaited_evicted.pop(key, None)
+        """Forget a record that the disk has, or a newer one; nobody is to wait for it."""
+        record = self._awaited.pop(key, None)
+        floor = self._awaited_evicted.pop(key, None)
         self._others.pop(key, None)
+        if record is floor is None or self._awaited or self._awaited_evicted:
+            return  # those who wait for others wait with them
+        self._awaited_done.set()  # there may be no next group
+        self._awaited_done = trio.Event()
+
+    def raise_floor(self, key: bytes, floor: Floor) -> None:
+        """Note that a floor of `key` that somebody waits for is to be at least as high."""
+        awaited = self._awaited_evicted.get(key)
+        if awaited is not None and awaited.timestamp_us < floor.timestamp_us:
+            self._awaited_evicted[key] = floor
 
     def evict(self, key: bytes, floor: Floor) -> None:
         """Forget a record that the table no longer holds; who waits for it waits for its floor."""

@@ -113,10 +113,15 @@ class FloorTable:
         self._unsaved.pop(key, None)
 
     def learn(self, key: bytes, floor: Floor) -> None:
-        """Note a floor read from the disk, unless one is known that is as high."""
+        """Note a floor read from the disk, unless one is known that is as high.
+
+        One that was set here while it was read must not take its place there.
+        """
         known = self._known.get(key) or self._unsaved.get(key)
         if known is None or known.timestamp_us < floor.timestamp_us:
             self._know(key, floor)
+            if key in self._unsaved:
+                self._unsaved[key] = floor
 
     def learn_absent(self, key: bytes) -> None:
         """Note that the disk, just asked, has nothing of `key`: neither a floor nor a packet."""

@@ -133,6 +133,7 @@ class Memory:
                 self._replace(key, record)
         for key, floor in found.floors.items():
             self.floors.learn(key, floor)
+            self.backlog.raise_floor(key, floor)
             self._drop_below_floor(key)
 
     def judged(self, winner: SeenPacket) -> SeenPacket:

@@ -84,6 +84,7 @@ class Writer:
         self.in_doubt = False
         """Whether memory took in what could not be compared with the disk, and is not written."""
         self._doubt_ends = False  # nothing more of that kind comes in
+        self._doubts = 0  # how often it began
         self._look_due = float("-inf")
         self._rewrite = False  # the next file that is opened may be another one
         self._refused: object = None  # what stood in the file's place when it was of no use
@@ -134,6 +135,7 @@ class Writer:
     def doubt(self) -> None:
         """Note that the disk cannot be read: until it is loaded anew commits have to compare."""
         self.in_doubt, self._doubt_ends = True, False
+        self._doubts += 1
 
     def condemn(self, fault: DatabaseFaultError) -> None:
         """Write no more: the reader found the file damaged."""
@@ -316,6 +318,7 @@ class Writer:
             and not memory.backlog.waiting
             and memory.floors.unsaved <= len(group.evicted)
         )
+        doubts = self._doubts
         began = trio.current_time()
         try:
             found = await self._disk.run(cache.commit, changes, self._wall_clock_us())
@@ -326,7 +329,7 @@ class Writer:
         self.floors_saved = self.floors_saved or bool(changes.evicted)
         if self._nodes is changes.nodes:
             self._nodes = None
-        if ends_doubt and self._doubt_ends:
+        if ends_doubt and doubts == self._doubts:
             self.in_doubt = False
         memory.adopt(found)
         memory.backlog.finish(group)

@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
@@ -29,9 +30,10 @@ from relay.pkarr.keys import PublicKey
 from relay.pkarr.packet import SeenPacket, SignedPacket
 from relay.store import records
 from relay.store.faults import DatabaseFaultError
+from relay.store.found import Found
 from relay.store.in_use import state_of
 from relay.store.inspection import Inspector
-from relay.store.packets import PacketCache
+from relay.store.packets import Changes, PacketCache
 from relay.store.reader import PacketReader
 from relay.store.worker import PacketStore
 from tests.support.chance import seeded
@@ -519,6 +521,112 @@ async def test_a_cache_that_keeps_nothing_lowers_no_floor_where_reads_fail(tmp_p
     async with running(tmp_path) as store:
         assert await store.get(key(1)) is None
         assert store.floor_us(key(1)) == 5
+
+
+class SlowDisk:
+    """Commits that wait until they are let through; `begun` is what was in those, and if unsure."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun: list[tuple[set[bytes], bool]] = []
+        self._gates: list[threading.Event] = []
+        commit = PacketCache.commit
+
+        def slow(cache: PacketCache, changes: Changes, now_us: int) -> Found:
+            gate = threading.Event()
+            self._gates.append(gate)
+            self.begun.append((set(changes.records), changes.unsure))
+            assert gate.wait(20)
+            return commit(cache, changes, now_us)
+
+        monkeypatch.setattr(PacketCache, "commit", slow)
+
+    def let_through(self, number: int) -> None:
+        """Let the commit with that number, from 0, go on."""
+        self._gates[number].set()
+
+
+async def test_nobody_waits_for_a_group_when_the_disk_has_better(
+    tmp_path, unreadable, monkeypatch, nursery
+):
+    """A PUT whose packet is dropped while it waits for the group after the present one."""
+    async with running(tmp_path) as store:
+        await store.put_if_newer(packet(1, 9))
+    with unreadable():
+        async with running(tmp_path) as store:
+            await until(lambda: not store.health().ok)
+            disk = SlowDisk(monkeypatch)
+            store.put_soon(packet(1, 4))
+            await until(lambda: len(disk.begun) == 1)
+            told: list[SeenPacket] = []
+
+            async def put() -> None:
+                told.append(await store.put_if_newer(packet(1, 5)))
+
+            nursery.start_soon(put)
+            await trio.testing.wait_all_tasks_blocked()
+            disk.let_through(0)
+            await until(lambda: told == [packet(1, 9)])
+            assert len(disk.begun) == 1
+            monkeypatch.undo()
+
+
+async def test_a_floor_set_while_a_higher_one_is_read_does_not_replace_it(
+    tmp_path, unreadable, monkeypatch, nursery
+):
+    await purged(tmp_path, 1, timestamp_us=9)
+    async with running(tmp_path) as store:
+        await loaded(store)
+        with unreadable():
+            disk = SlowDisk(monkeypatch)
+            store.put_soon(packet(2, 1))
+            await until(lambda: len(disk.begun) == 1)
+            await store.get(key(3))
+            await until(lambda: not store.health().ok)
+            store.put_soon(packet(1, 4))  # with nothing to compare it with
+        await until(lambda: store.health().ok and not store.stats().loading)
+        disk.let_through(0)
+        await until(lambda: len(disk.begun) == 2)
+        assert disk.begun[1] == ({key(1).octets}, True)
+        assert store.upkeep is not None
+        nursery.start_soon(store.upkeep.purge, key(1))  # as an eviction would
+        await trio.testing.wait_all_tasks_blocked()
+        disk.let_through(1)
+        await until(lambda: len(disk.begun) == 3)
+        disk.let_through(2)
+        await until(lambda: store.stats().pending == 0)
+        monkeypatch.undo()
+    async with running(tmp_path) as store:
+        with pytest.raises(NotMostRecentError):
+            await store.put_if_newer(packet(1, 6))
+
+
+async def test_a_commit_that_began_before_reads_failed_ends_no_doubt(
+    tmp_path, unreadable, monkeypatch, nursery
+):
+    await purged(tmp_path, 1, timestamp_us=9)
+    async with running(tmp_path) as store:
+        await loaded(store)
+        disk = SlowDisk(monkeypatch)
+        store.put_soon(packet(2, 1))
+        await until(lambda: len(disk.begun) == 1)
+        refused: list[bool] = []
+
+        async def put() -> None:
+            with pytest.raises(NotMostRecentError):
+                await store.put_if_newer(packet(1, 4))
+            refused.append(True)
+
+        with unreadable():
+            await store.get(key(3))
+            await until(lambda: not store.health().ok)
+            nursery.start_soon(put)
+            await trio.testing.wait_all_tasks_blocked()
+        await until(lambda: store.health().ok and not store.stats().loading)
+        disk.let_through(0)
+        await until(lambda: len(disk.begun) == 2)
+        disk.let_through(1)
+        await until(lambda: refused == [True])
+        monkeypatch.undo()
 
 
 async def test_what_was_taken_while_reads_failed_is_compared_whenever_it_is_written(
