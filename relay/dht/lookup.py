@@ -165,13 +165,18 @@ class Lookup(Row, Operation):
     def votes(self) -> dict[bytes, bytes]:
         """Which address was reported to be ours, in compact form, by network of who reported it.
 
-        That is a /24; exempt addresses vote each for itself. The first vote of each counts.
+        That is a /24; exempt addresses vote each for itself, and of others the nearest. Nobody
+        beyond the `K`-th that answered votes: where a look-up comes by is not chance, only where
+        it ends, and a crowd that it comes by names itself.
         """
         votes: dict[bytes, bytes] = {}
-        for address, reported in self._votes.items():
-            ip = address[0]
-            network = krpc.pack_address(address) if is_exempt(ip) else ip_octets(ip)[:3]
-            votes.setdefault(network, reported)
+        for contact in self.reached():
+            address = contact.address
+            reported = self._votes.get(address)
+            if reported is not None:
+                ip = address[0]
+                network = krpc.pack_address(address) if is_exempt(ip) else ip_octets(ip)[:3]
+                votes.setdefault(network, reported)
         return votes
 
     @property
@@ -193,9 +198,9 @@ class Lookup(Row, Operation):
     def cut_short(self) -> bool:
         """Whether it ended, by time or number of queries, before it had asked whom it was to ask.
 
-        Then somebody nearer than the `K`-th that answered was not asked.
+        Then somebody nearer than the `K`-th that answered was not asked, or only just now.
         """
-        return any(contact.state is State.NEW for contact in self.reached())
+        return any(contact.state in (State.NEW, State.WAITING) for contact in self.reached())
 
     def candidates(self) -> list[NodeInfo]:
         """Return the first `K` nodes that were heard of, alive or not, closest first."""

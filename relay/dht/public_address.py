@@ -1,15 +1,15 @@
 """What the network sees as our address, and whether strangers can reach us there.
 
 Nodes report in each answer (`ip`) which address our query came from. The responders of every
-finished look-up vote, one vote for each of their networks (/24), and more than half of the votes
-make a majority. The first address that has one is taken.
+finished look-up that are nearest to its target vote, one vote for each of their networks (/24),
+and more than half of the votes make a majority. The first address that has one is taken.
 
 Our identifier depends on the address (BEP 42), and whoever has a crowd of nodes next to a key, and
 asks us for it, has the majority of that look-up. So a majority for another address than the one
 we have only begins a *check*: the node looks for `CHECK_LOOKUPS` random identifiers, one after the
-other. If each of these look-ups has a majority for the new address, of `NETWORKS_MIN` networks in
-all, that one is taken. A NAT's new address is so noticed after four look-ups, three of which we
-make at once.
+other. If each of these look-ups has a majority for the same other address, whichever began the
+check, of `NETWORKS_MIN` networks in all, that one is taken. A NAT's new address is so noticed after
+four look-ups, three of which we make at once.
 
 An address that was taken is tried by a ping to it: when our own ping comes in again (through the
 hairpin of a NAT, or because there is no NAT), we are reachable, and not firewalled. Until then we
@@ -40,12 +40,13 @@ NETWORKS_MIN: Final = 5
 
 
 class _Check:
-    """An address that is to take the place of ours, and what has been heard of it."""
+    """Which address is to take the place of ours, and what has been heard of it."""
 
     __slots__ = ("address", "networks", "targets")
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
+    def __init__(self) -> None:
+        self.address: Address | None = None
+        """The majority of the first look-up, once that has ended."""
         self.targets: list[bytes] = []
         """What was looked for so far; the last one's look-up has not ended."""
         self.networks: set[bytes] = set()
@@ -88,10 +89,12 @@ class PublicAddress:
         check = self._check
         if check is None:
             if address is not None and address != self.address:
-                self._begin_check(address, now)
+                self._begin_check(now)
         elif target == check.targets[-1]:
             check.networks.update(votes)
-            if address != check.address:
+            if len(check.targets) == 1:  # what began the check may have been a liar's choice
+                check.address = address
+            if address in (None, self.address) or address != check.address:
                 self._check = None
             elif len(check.targets) < CHECK_LOOKUPS:
                 self._look_again(check)
@@ -124,11 +127,11 @@ class PublicAddress:
         self.firewalled = True
         return address
 
-    def _begin_check(self, address: Address, now: float) -> None:
+    def _begin_check(self, now: float) -> None:
         if now - self._checked_at < CHECK_INTERVAL_S:
             return
         self._checked_at = now
-        self._check = _Check(address)
+        self._check = _Check()
         self.check_targets = self._check.targets
         self._look_again(self._check)
 

@@ -243,6 +243,25 @@ def test_one_network_has_one_vote_about_our_address() -> None:
         assert list(lookup.votes.values()) == expected
 
 
+def test_only_the_nearest_that_answered_vote_about_our_address() -> None:
+    """A crowd that a look-up comes by, far from its target, may be larger than that."""
+    ours, theirs = ("93.0.0.1", 5), ("93.0.0.2", 5)
+    lookup = make_lookup()
+    for number in range(30):
+        lookup.add(node(1000 + number, f"20.0.{number}.1"))
+    for contact in ask(lookup):
+        answer = Response(b"aaaa", {b"nodes": b""}, requester=theirs)
+        assert contact.id is not None
+        lookup.on_response(contact, contact.id, answer_of(answer))
+    for number in range(K):
+        lookup.add(node(1 + number, f"30.0.{number}.1"))
+    for contact in ask(lookup):
+        answer = Response(b"aaaa", {b"nodes": b""}, requester=ours)
+        assert contact.id is not None
+        lookup.on_response(contact, contact.id, answer_of(answer))
+    assert list(lookup.votes.values()) == [krpc.pack_address(ours)] * K
+
+
 def test_an_answer_without_anything_in_it_is_of_no_use() -> None:
     lookup = make_lookup()
     lookup.add(node(1))
@@ -405,8 +424,9 @@ def test_who_ended_before_nearer_ones_were_asked_cannot_tell() -> None:
     assert not lookup.cut_short, "farther than the twentieth"
     lookup.add(node(2))
     assert lookup.cut_short
-    for contact in ask(lookup):
-        respond(lookup, contact)
+    (last,) = ask(lookup)
+    assert lookup.cut_short, "it may answer yet"
+    respond(lookup, last)
     assert not lookup.cut_short
 
 

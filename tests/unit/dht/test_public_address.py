@@ -162,3 +162,23 @@ def test_a_ping_that_could_not_be_sent_is_tried_after_the_next_votes() -> None:
     assert public.confirm(trial(public), OURS)
     assert vote(public, {OURS: 1}) is None
     assert not public.firewalled
+
+
+def test_what_begins_a_check_does_not_say_what_it_is_for() -> None:
+    """Else whoever begins one each minute kept us from noticing our new address."""
+    public = make()
+    vote(public, {OURS: 20})
+    assert vote(public, {("1.2.3.4", 5): 20}, 100.0) is None
+    for _ in range(CHECK_LOOKUPS - 1):
+        assert check(public, {OTHER: 20}, 100.0) is None
+    assert check(public, {OTHER: 20}, 100.0) == OTHER
+
+
+def test_a_check_that_confirms_our_address_is_over() -> None:
+    public = make()
+    vote(public, {OURS: 20})
+    assert public.confirm(trial(public), OURS)
+    assert vote(public, {OTHER: 20}, 100.0) is None
+    assert check(public, {OURS: 20}, 100.0) is None
+    assert public.take_target() is None
+    assert public.address == OURS
