@@ -58,10 +58,11 @@ class Backlog:
 
     def drop(self, key: bytes) -> None:
         """Forget a record that the disk has, or a newer one; nobody is to wait for it."""
-        record = self._awaited.pop(key, None)
-        floor = self._awaited_evicted.pop(key, None)
+        was_awaited = key in self._awaited or key in self._awaited_evicted
+        self._awaited.pop(key, None)
+        self._awaited_evicted.pop(key, None)
         self._others.pop(key, None)
-        if record is floor is None or self._awaited or self._awaited_evicted:
+        if not was_awaited or self._awaited or self._awaited_evicted:
             return  # those who wait for others wait with them
         self._awaited_done.set()  # there may be no next group
         self._awaited_done = trio.Event()
